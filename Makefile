@@ -1,0 +1,77 @@
+# `make test` and `make demo` do everything on a fresh machine: they make .venv, install into it
+# and run. A second call installs again only when pyproject.toml has changed.
+#
+#   make PYTHON=python3.12 test       another interpreter (3.11, 3.12 or 3.13)
+#   make PYTEST_ARGS="-x -k noise" test
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?= -n 2
+DEMO_ARGS ?=
+
+BIN := $(VENV)/bin
+DATASET := dataset-fashion-mnist
+DATASET_FOLDER := /usr/share/datasets/fashion-mnist
+APT_GET := env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Acquire::http::Timeout=20
+
+export KERAS_BACKEND := jax
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help test demo data format clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make test    install, lint, type-check and test (coverage of at least 95 %)"
+	@echo "make demo    install and train a private Fashion-MNIST classifier"
+	@echo "make format  install and let ruff format and fix the code"
+	@echo "make clean   remove .venv and all that was built"
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+
+demo: $(VENV)/.installed-demo data
+	$(BIN)/python examples/fashion_mnist.py $(DEMO_ARGS)
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Debian packages Fashion-MNIST. This never fails: without it the demo downloads the images or
+# takes smaller ones.
+data:
+	@if [ -n "$$KERAS_DP_DATA" ] || [ -d $(DATASET_FOLDER) ]; then exit 0; fi; \
+	command -v apt-get >/dev/null || exit 0; \
+	if [ "$$(id -u)" = 0 ]; then root=""; \
+	elif sudo -n true 2>/dev/null; then root="sudo -n"; \
+	else exit 0; fi; \
+	echo "Installing Debian's $(DATASET) (30 MB)"; \
+	$$root $(APT_GET) install $(DATASET) >/dev/null 2>&1 \
+	|| { $$root $(APT_GET) update && $$root $(APT_GET) install $(DATASET); } >/dev/null 2>&1 \
+	|| echo "It could not be installed; the demo will look for other images."
+
+$(VENV)/.installed-%: pyproject.toml $(VENV)/.made
+	@echo "Installing keras-dp[$*] into $(VENV)"
+	@$(BIN)/python -m pip install --quiet -e ".[$*]"
+	@touch $@
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	|| { echo "keras_dp needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is:" \
+	     "$$($(PYTHON) --version 2>&1 | head -n 1)." \
+	     "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) \
+	|| { echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu it needs: apt-get install" \
+	     "python3-venv" >&2; exit 1; }
+	@touch $@
+
+clean:
+	@if [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
+	rm -rf build dist .coverage .coverage.* htmlcov
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find keras_dp tests examples conftest.py -name __pycache__ -prune -exec rm -rf {} +

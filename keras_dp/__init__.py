@@ -1,0 +1,41 @@
+"""keras_dp: private deep learning for Keras 3.
+
+Swap `keras.Model` for `DPModel` and the optimizer for a DP one, state a `Budget`, call `fit`.
+"""
+
+from keras_dp import accounting
+from keras_dp.errors import NotPrivateError, PrivacyBudgetExceeded
+from keras_dp.plan import Budget
+from keras_dp.version import __version__
+
+__all__ = [
+    "Budget",
+    "DPModel",
+    "DPSequential",
+    "NotPrivateError",
+    "PrivacyBudgetExceeded",
+    "__version__",
+    "accounting",
+    "applications",
+    "callbacks",
+    "clipping",
+    "make_private",
+    "optimizers",
+    "sampling",
+]
+
+try:
+    from keras_dp import applications, callbacks, clipping, optimizers, sampling
+    from keras_dp.model import DPModel, DPSequential, make_private
+except ImportError as error:
+    # Keras cannot be imported with its active backend. Accounting and the command line need none,
+    # so they go on; every other name says what is missing.
+    _missing = error
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            raise ImportError(
+                f"`keras_dp.{name}` needs Keras on the JAX backend: install jax and set the "
+                f"environment variable KERAS_BACKEND=jax before Keras is imported. ({_missing})"
+            ) from _missing
+        raise AttributeError(f"module 'keras_dp' has no attribute {name!r}")

@@ -1,0 +1,35 @@
+"""Privacy accounting: what was spent, what may still be spent, and how to say it.
+
+It knows neither Keras nor a backend: plans go in, numbers and sentences come out.
+"""
+
+from keras_dp.accounting.accountant import ACCOUNTANTS, epsilon, spent
+from keras_dp.accounting.calibration import calibrate, noise_multiplier, updates, updates_within
+from keras_dp.accounting.events import SAMPLINGS, event
+from keras_dp.accounting.guard import BudgetGuard
+from keras_dp.accounting.ledger import Ledger, Release
+from keras_dp.accounting.statement import (
+    PrivacySpent,
+    PrivacyStatement,
+    build_statement,
+    privacy_spent,
+)
+
+__all__ = [
+    "ACCOUNTANTS",
+    "SAMPLINGS",
+    "BudgetGuard",
+    "Ledger",
+    "PrivacySpent",
+    "PrivacyStatement",
+    "Release",
+    "build_statement",
+    "calibrate",
+    "epsilon",
+    "event",
+    "noise_multiplier",
+    "privacy_spent",
+    "spent",
+    "updates",
+    "updates_within",
+]

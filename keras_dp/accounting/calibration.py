@@ -1,0 +1,201 @@
+"""The inverse questions: how much noise, how many updates. The answers are on the safe side."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from keras_dp import validation
+from keras_dp.accounting import search
+from keras_dp.accounting.accountant import Measure, measure, planned
+from keras_dp.accounting.ledger import Release
+from keras_dp.errors import PrivacyBudgetExceeded
+from keras_dp.plan import Budget, PrivacyPlan
+
+MOST_UPDATES = 2**40
+"""`updates` answers at most this: more than any training makes."""
+
+_LEAST_NOISE = 1e-3
+_MOST_NOISE = 1e6
+_DIGITS = 5
+
+
+def noise_multiplier(
+    *,
+    epsilon: float,
+    delta: float,
+    batch_size: int,
+    dataset_size: int,
+    updates: int,
+    sampling: str = "poisson",
+    accountant: str = "pld",
+    rdp_orders: Sequence[float] | None = None,
+) -> float:
+    """Return the smallest noise multiplier that keeps `updates` updates within epsilon.
+
+    It is the smallest one with five significant digits (and at least 0.001): its epsilon was
+    computed and is at most `epsilon`, without tolerance.
+
+    Args:
+        epsilon: Float above 0.
+        delta: Float in (0, 1).
+        batch_size: Expected number of examples in an update.
+        dataset_size: Number of examples that the draw is made from.
+        updates: Number of updates.
+        sampling: As in `accounting.epsilon`.
+        accountant: As in `accounting.epsilon`.
+        rdp_orders: As in `accounting.epsilon`.
+
+    Raises:
+        ValueError: when an argument is out of range, or no noise up to 1e6 is enough.
+
+    Privacy:
+        (epsilon, delta)-differential privacy under adding or removing one example.
+
+    Example:
+        >>> from keras_dp import accounting
+        >>> accounting.noise_multiplier(epsilon=3.0, delta=1e-5, batch_size=2048,
+        ...                             dataset_size=60000, updates=1160)
+        1.7992
+    """
+    how = measure(delta, accountant, rdp_orders)
+    target = validation.positive_float("epsilon", epsilon)
+    plan = planned(sampling, batch_size, dataset_size, noise_multiplier=1.0)
+    return _smallest_noise(how, target, plan, validation.positive_int("updates", updates), ())
+
+
+def updates(
+    *,
+    epsilon: float,
+    delta: float,
+    noise_multiplier: float,
+    batch_size: int,
+    dataset_size: int,
+    sampling: str = "poisson",
+    accountant: str = "pld",
+    rdp_orders: Sequence[float] | None = None,
+) -> int:
+    """Return the largest number of updates that stays within epsilon.
+
+    Both neighbours were computed: the answer fits, one more does not.
+
+    Args:
+        epsilon: Float above 0.
+        delta: Float in (0, 1).
+        noise_multiplier: Standard deviation of the noise on the clipped sum, in clip norms.
+        batch_size: Expected number of examples in an update.
+        dataset_size: Number of examples that the draw is made from.
+        sampling: As in `accounting.epsilon`.
+        accountant: As in `accounting.epsilon`.
+        rdp_orders: As in `accounting.epsilon`.
+
+    Returns:
+        An integer, 0 when not even one update fits, and never more than 2**40.
+
+    Raises:
+        ValueError: when an argument is out of range.
+    """
+    how = measure(delta, accountant, rdp_orders)
+    target = validation.positive_float("epsilon", epsilon)
+    plan = planned(sampling, batch_size, dataset_size, noise_multiplier)
+    return _most_updates(how, target, plan, MOST_UPDATES, ())
+
+
+def calibrate(
+    budget: Budget, plan: PrivacyPlan, updates: int, prior: tuple[Release, ...] = ()
+) -> PrivacyPlan:
+    """Return `plan` with the smallest noise that keeps `updates` more updates within budget.
+
+    Args:
+        budget: The promise.
+        plan: The plan but for its noise multiplier, which is not looked at.
+        updates: How many updates are to follow.
+        prior: What was released already, `Ledger.releases`.
+
+    Raises:
+        PrivacyBudgetExceeded: when what was released leaves too little of the budget.
+        ValueError: when no noise up to 1e6 is enough although nothing was released.
+    """
+    how = measure(budget.delta, budget.accountant)
+    count = validation.positive_int("updates", updates)
+    return replace(plan, noise_multiplier=_smallest_noise(how, budget.epsilon, plan, count, prior))
+
+
+def updates_within(
+    budget: Budget, plan: PrivacyPlan, at_most: int, prior: tuple[Release, ...] = ()
+) -> int:
+    """Return how many more updates under `plan`, at most `at_most`, stay within budget.
+
+    Args:
+        budget: The promise.
+        plan: The plan of the updates to come.
+        at_most: The number asked for; when all of them fit this costs one evaluation.
+        prior: What was released already, `Ledger.releases`.
+    """
+    how = measure(budget.delta, budget.accountant)
+    return _most_updates(
+        how, budget.epsilon, plan, validation.positive_int("at_most", at_most), prior
+    )
+
+
+def _smallest_noise(
+    how: Measure, target: float, plan: PrivacyPlan, count: int, prior: tuple[Release, ...]
+) -> float:
+    def gap_at(noise: float, rough: bool = False) -> float:
+        release = Release(replace(plan, noise_multiplier=noise), count, "planned")
+        return search.gap(how.epsilon((*prior, release), rough=rough), target)
+
+    if gap_at(_MOST_NOISE) > 0:
+        raise _unreachable(how, target, count, prior)
+    if gap_at(_LEAST_NOISE) <= 0:
+        return _LEAST_NOISE
+    rough = gap_at(_LEAST_NOISE, True) > 0 >= gap_at(_MOST_NOISE, True)
+    root, slope = search.estimate(lambda noise: gap_at(noise, rough), _LEAST_NOISE, _MOST_NOISE)
+    exponent = math.floor(math.log10(root)) + 1 - _DIGITS
+    steps = search.edge(
+        lambda steps: gap_at(_decimal(steps, exponent)),
+        start=math.ceil(root / 10.0**exponent),
+        slope=slope,
+        upward=True,
+    )
+    return _decimal(steps, exponent)
+
+
+def _most_updates(
+    how: Measure, target: float, plan: PrivacyPlan, at_most: int, prior: tuple[Release, ...]
+) -> int:
+    def gap_at(count: float, rough: bool = False) -> float:
+        release = Release(plan, max(1, round(count)), "planned")
+        return search.gap(how.epsilon((*prior, release), rough=rough), target)
+
+    if gap_at(at_most) <= 0:
+        return at_most
+    if gap_at(1) > 0:
+        return 0
+    rough = gap_at(1, True) <= 0 < gap_at(at_most, True)
+    root, slope = search.estimate(lambda count: gap_at(count, rough), 1, at_most)
+    return search.edge(
+        gap_at, start=max(1, int(root)), slope=slope, fits=1, fails=at_most, upward=False
+    )
+
+
+def _decimal(steps: int, exponent: int) -> float:
+    """Return the float nearest to the decimal number, so that it prints with few digits."""
+    return float(f"{steps}e{exponent}")
+
+
+def _unreachable(
+    how: Measure, target: float, count: int, prior: tuple[Release, ...]
+) -> PrivacyBudgetExceeded | ValueError:
+    where = f"epsilon {target:g} at delta {how.delta:g} (accountant {how.accountant!r})"
+    if prior:
+        return PrivacyBudgetExceeded(
+            f"{count} more updates do not fit into {where} with any noise up to {_MOST_NOISE:g}: "
+            f"epsilon {how.epsilon(prior):.4g} was spent already, in "
+            f"{sum(release.updates for release in prior)} updates. Promise a larger budget, or "
+            "start again from fresh weights."
+        )
+    return ValueError(
+        f"`epsilon` must be large enough for some noise multiplier up to {_MOST_NOISE:g}. "
+        f"Received: {where} for {count} updates. Use a larger epsilon, fewer updates, a smaller "
+        "batch, or accountant='pld'."
+    )

@@ -1,0 +1,199 @@
+"""The count of what was released: it follows the weights wherever they go."""
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keras_dp import validation
+from keras_dp.accounting import events
+from keras_dp.plan import PrivacyPlan
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Release:
+    """`updates` equal updates under one plan.
+
+    Args:
+        plan: How each of them was privatized.
+        updates: How many, at least 1.
+        id: Random name of the segment, the same in every copy of the ledger.
+
+    Raises:
+        ValueError: when a field is malformed.
+    """
+
+    plan: PrivacyPlan
+    updates: int
+    id: str
+
+    def __post_init__(self) -> None:
+        """Refuse malformed fields at once."""
+        if not isinstance(self.plan, PrivacyPlan):
+            raise ValueError(f"`plan` must be a PrivacyPlan. Received: {self.plan!r}.")
+        validation.positive_int("updates", self.updates)
+        if not isinstance(self.id, str) or not self.id:
+            raise ValueError(f"`id` must be a non-empty string. Received: {self.id!r}.")
+
+
+class Ledger:
+    """What was released from the data so far, as segments of equal updates.
+
+    A segment has a random id and grows only in the ledger that opened it: a copy, a loaded ledger
+    and both sides of a merge open new ones. So the ledgers of a model that was saved, loaded,
+    cloned and merged again are united by id, and nothing is counted twice or forgotten.
+
+    Example:
+        >>> from keras_dp.accounting import Ledger
+        >>> from keras_dp.plan import PrivacyPlan
+        >>> plan = PrivacyPlan(sampling="poisson", batch_size=64, dataset_size=1000,
+        ...                    clip_norm=1.0, noise_multiplier=1.0)
+        >>> ledger = Ledger()
+        >>> ledger.record(plan)
+        >>> ledger.updates
+        1
+    """
+
+    def __init__(self) -> None:
+        self._plans: dict[str, PrivacyPlan] = {}
+        self._counts: dict[str, int] = {}
+        self._updates = 0
+        self._open: str | None = None
+        self._open_plan: PrivacyPlan | None = None
+
+    @property
+    def updates(self) -> int:
+        """The number of updates recorded, over all segments."""
+        return self._updates
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """The segments, in the order in which they were opened or merged."""
+        return tuple(Release(plan, self._counts[id], id) for id, plan in self._plans.items())
+
+    def record(self, plan: PrivacyPlan) -> None:
+        """Count one update under `plan`. Call it before the update is applied.
+
+        It adds to an integer; only a plan other than the last one opens a segment and is checked.
+
+        Raises:
+            ValueError: when the plan is not one that can be accounted for.
+        """
+        if self._open is None or (plan is not self._open_plan and plan != self._open_plan):
+            self._open = self._start_segment(plan)
+            self._open_plan = plan
+        self._counts[self._open] += 1
+        self._updates += 1
+
+    def merge(self, other: "Ledger") -> None:
+        """Take over the segments of `other`: of two counts of one segment, the larger.
+
+        No count is ever lowered. Both ledgers close their open segment, so that what they record
+        later gets an id of its own.
+
+        Raises:
+            ValueError: when one id stands for two plans; then nothing is changed.
+        """
+        for id, plan in other._plans.items():
+            if self._plans.get(id, plan) != plan:
+                raise ValueError(
+                    f"The ledgers disagree on the plan of segment {id!r}. "
+                    f"Received: {self._plans[id]} and {plan}. One of them was altered; "
+                    "load the original file again."
+                )
+        for release in other.releases:
+            self._plans[release.id] = release.plan
+            self._counts[release.id] = max(self._counts.get(release.id, 0), release.updates)
+        self._updates = sum(self._counts.values())
+        self._close()
+        other._close()
+
+    def copy(self) -> "Ledger":
+        """Return a ledger with the same segments, none of them open."""
+        return self.from_config(self.get_config())
+
+    def get_config(self) -> dict[str, Any]:
+        """Return everything as a dictionary of JSON values, with a version number."""
+        releases = [
+            {"id": release.id, "updates": release.updates, "plan": release.plan.get_config()}
+            for release in self.releases
+        ]
+        return {"version": _VERSION, "releases": releases}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Ledger":
+        """Rebuild a ledger from `get_config`'s dictionary; no segment is open.
+
+        Raises:
+            ValueError: when the dictionary is malformed, of another version, names one segment
+                twice or holds a plan that cannot be accounted for.
+        """
+        ledger = cls()
+        for entry in _entries(config):
+            release = _release(entry)
+            if release.id in ledger._plans:
+                raise ValueError(
+                    f"A ledger must name each segment once. Received: {release.id!r} twice."
+                )
+            ledger._plans[release.id] = release.plan
+            ledger._counts[release.id] = release.updates
+        ledger._updates = sum(ledger._counts.values())
+        return ledger
+
+    def to_json(self) -> str:
+        """Return `get_config()` as JSON text."""
+        return json.dumps(self.get_config())
+
+    @classmethod
+    def from_json(cls, text: str) -> "Ledger":
+        """Rebuild a ledger from `to_json`'s text; `ValueError` when it is malformed."""
+        return cls.from_config(json.loads(text))
+
+    def __reduce__(self) -> tuple[Callable[[Mapping[str, Any]], "Ledger"], tuple[dict[str, Any]]]:
+        """Copy and pickle by configuration: two ledgers never share an open segment."""
+        return (type(self).from_config, (self.get_config(),))
+
+    def __repr__(self) -> str:
+        """Show the totals."""
+        return f"Ledger(updates={self.updates}, segments={len(self._plans)})"
+
+    def _start_segment(self, plan: PrivacyPlan) -> str:
+        events.event(plan)  # refuses a plan that no accountant could compose later
+        id = secrets.token_hex(16)
+        self._plans[id] = plan
+        self._counts[id] = 0
+        return id
+
+    def _close(self) -> None:
+        self._open = self._open_plan = None
+
+
+def _entries(config: Mapping[str, Any]) -> list[Any]:
+    if not isinstance(config, Mapping) or "version" not in config:
+        raise ValueError(
+            f"A ledger's config must be a dictionary with a version. Received: {config!r}."
+        )
+    if config["version"] != _VERSION:
+        raise ValueError(
+            f"A ledger's config must have version {_VERSION}. Received: {config['version']!r}. "
+            "It was written by another release of keras_dp; load it with that one."
+        )
+    entries = config.get("releases")
+    if not isinstance(entries, list):
+        raise ValueError(f"A ledger's `releases` must be a list. Received: {entries!r}.")
+    return entries
+
+
+def _release(entry: Any) -> Release:
+    try:
+        plan = PrivacyPlan.from_config(entry["plan"])
+        events.event(plan)
+        return Release(plan, entry["updates"], entry["id"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"A ledger's release must hold an id, a number of updates and a plan. "
+            f"Received: {entry!r}. {error}"
+        ) from error

@@ -1,0 +1,158 @@
+"""What was promised and what was spent, for people and for machines."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from keras_dp.accounting import wording
+from keras_dp.accounting.accountant import ACCOUNTANTS, NEIGHBOURING_RELATION, spent
+from keras_dp.accounting.ledger import Ledger, Release
+from keras_dp.plan import Budget, PrivacyPlan
+
+
+@dataclass(frozen=True)
+class PrivacySpent:
+    """The privacy that was spent so far.
+
+    Args:
+        epsilon: Upper bound of the privacy loss at `delta`; 0.0 before any update, infinity when
+            an update was made without noise.
+        delta: The probability with which the loss may be larger.
+        updates: Number of updates recorded.
+        accountant: Name of the accountant that measured epsilon.
+        sampling: Name of the sampling, several joined by " + " in the order of their first use,
+            "none" before any update.
+        neighbouring_relation: `"add_or_remove_one"`.
+    """
+
+    epsilon: float
+    delta: float
+    updates: int
+    accountant: str
+    sampling: str
+    neighbouring_relation: str = NEIGHBOURING_RELATION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values; an infinite epsilon is the string `"inf"`."""
+        return {**asdict(self), "epsilon": finite_or_text(self.epsilon)}
+
+
+@dataclass(frozen=True)
+class PrivacyStatement:
+    """Everything that a reader needs to know to trust, or to distrust, an epsilon.
+
+    `str(statement)` is plain language, `to_dict()` is for machines. Build it with
+    `build_statement`.
+
+    Args:
+        spent: Epsilon, delta and what they count.
+        budget: The promise, if there was one.
+        releases: What was released: one entry for each different plan.
+        comparison: Epsilon at the same delta by the other accountants.
+        dp_accounting_version: Version of the library that computed them.
+    """
+
+    spent: PrivacySpent
+    budget: Budget | None
+    releases: tuple[tuple[PrivacyPlan, int], ...]
+    comparison: tuple[tuple[str, float], ...]
+    dp_accounting_version: str
+
+    @property
+    def seeded(self) -> bool:
+        """Whether noise or sampling of any update came from a seed that the user chose."""
+        return any(plan.seeded for plan, _ in self.releases)
+
+    def __str__(self) -> str:
+        """Return the statement in plain language, wrapped to 88 columns."""
+        return wording.text(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the statement as JSON values; an infinite epsilon is the string `"inf"`."""
+        return {
+            **self.spent.to_dict(),
+            "unit_of_privacy": "one example (one row of the training data)",
+            "budget": None if self.budget is None else self.budget.get_config(),
+            "releases": [_release_to_dict(plan, updates) for plan, updates in self.releases],
+            "comparison": {name: finite_or_text(value) for name, value in self.comparison},
+            "seeded": self.seeded,
+            "not_covered": list(wording.NOT_COVERED),
+            "dp_accounting_version": self.dp_accounting_version,
+        }
+
+
+def privacy_spent(ledger: Ledger, delta: float, accountant: str = "pld") -> PrivacySpent:
+    """Return what the updates recorded in `ledger` spent.
+
+    Args:
+        ledger: The ledger of the model.
+        delta: Float in (0, 1), well below one over the number of examples.
+        accountant: `"pld"`, `"rdp"` or `"rdp_classic"`.
+
+    Raises:
+        ValueError: when delta is out of range or the accountant is not known.
+    """
+    releases = ledger.releases
+    names = dict.fromkeys(release.plan.sampling for release in releases)
+    return PrivacySpent(
+        epsilon=spent(releases, delta, accountant),
+        delta=float(delta),
+        updates=ledger.updates,
+        accountant=accountant,
+        sampling=" + ".join(names) or "none",
+    )
+
+
+def build_statement(
+    ledger: Ledger, delta: float, accountant: str = "pld", budget: Budget | None = None
+) -> PrivacyStatement:
+    """Return the privacy statement of the updates recorded in `ledger`.
+
+    Args:
+        ledger: The ledger of the model.
+        delta: Float in (0, 1), well below one over the number of examples.
+        accountant: `"pld"`, `"rdp"` or `"rdp_classic"`; the others are shown for comparison.
+        budget: The promise, if there was one.
+
+    Raises:
+        ValueError: when delta is out of range or the accountant is not known.
+
+    Privacy:
+        It is computed from the settings and the number of updates alone, never from data.
+    """
+    return PrivacyStatement(
+        spent=privacy_spent(ledger, delta, accountant),
+        budget=budget,
+        releases=_by_plan(ledger.releases),
+        comparison=tuple(_comparison(ledger.releases, delta, accountant)),
+        dp_accounting_version=version("dp-accounting"),
+    )
+
+
+def finite_or_text(value: float) -> float | str:
+    """Return `value`, or `"inf"` for infinity, which JSON does not have."""
+    return value if math.isfinite(value) else "inf"
+
+
+def _by_plan(releases: Iterable[Release]) -> tuple[tuple[PrivacyPlan, int], ...]:
+    counts: dict[PrivacyPlan, int] = {}
+    for release in releases:
+        counts[release.plan] = counts.get(release.plan, 0) + release.updates
+    return tuple(counts.items())
+
+
+def _comparison(
+    releases: tuple[Release, ...], delta: float, accountant: str
+) -> Iterable[tuple[str, float]]:
+    for name in ACCOUNTANTS:
+        if name != accountant:
+            try:
+                yield name, spent(releases, delta, name)
+            except ValueError:  # no Renyi analysis of this sampling: nothing to compare with
+                continue
+
+
+def _release_to_dict(plan: PrivacyPlan, updates: int) -> dict[str, Any]:
+    return {"updates": updates, **plan.get_config(), "noise_stddev": plan.noise_stddev}

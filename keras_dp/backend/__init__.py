@@ -1,0 +1,39 @@
+"""The chosen backend's functions: equal names in each module, chosen once, here."""
+
+import keras
+
+if keras.backend.backend() != "jax":
+    raise ImportError(
+        "keras_dp trains on Keras' JAX backend. Set the environment variable KERAS_BACKEND=jax "
+        f"before Keras is imported. Active backend: {keras.backend.backend()!r}."
+    )
+
+from keras_dp.backend.jax import (
+    StateUpdates,
+    compile_function,
+    example_loss,
+    hold_state,
+    loops_on_device,
+    measure,
+    microbatch_at,
+    regularization_gradient,
+    repeat,
+    report,
+    trace_state_updates,
+    zeros_for,
+)
+
+__all__ = [
+    "StateUpdates",
+    "compile_function",
+    "example_loss",
+    "hold_state",
+    "loops_on_device",
+    "measure",
+    "microbatch_at",
+    "regularization_gradient",
+    "repeat",
+    "report",
+    "trace_state_updates",
+    "zeros_for",
+]

@@ -1,0 +1,101 @@
+"""The loss of one example, as a pure function of the trainable weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+
+from keras_dp.types import Tree
+
+SEED_STATE = "seed_generator_state"
+
+
+def example_loss(
+    model: Any, non_trainable: list[Any], metrics: list[Any], *, own_seeds: bool = True
+) -> Callable[..., Any]:
+    """Make `loss_fn(params, example) -> (loss, outputs)` for `clipped_sum`.
+
+    The model and the loss see a batch of one, so nothing in them can mix examples, and whatever
+    Keras averages over a batch it averages over one example.
+
+    Args:
+        model: A `DPModel` that is built and compiled.
+        non_trainable: Values of its non-trainable variables.
+        metrics: Values of its metric variables.
+        own_seeds: Whether every example draws random numbers of its own, as dropout must.
+
+    Returns:
+        A function of `params` (values of the trainable variables) and `example`, a dict with `x`,
+        `y`, `sample_weight` (without batch axis) and `position`, the example's place in the batch,
+        from which its random numbers follow. `outputs` is a dict with `y_pred`, its `masks`, the
+        changes of `metrics` and the new `non_trainable` values.
+    """
+    keeps_predictions = model.needs_predictions()
+
+    def loss_fn(params: list[Any], example: Tree) -> tuple[Any, Tree]:
+        x, y, weight = jax.tree.map(
+            lambda a: a[None], (example["x"], example["y"], example["sample_weight"])
+        )
+        state = non_trainable
+        if own_seeds:
+            state = _own_randomness(model, non_trainable, example["position"])
+        with model.example_by_example():
+            loss, (_, y_pred, state, changed) = model.compute_loss_and_updates(
+                params, state, metrics, x, y, weight, training=True, optimizer_variables=[]
+            )
+        outputs = {
+            "y_pred": _without_batch(y_pred) if keeps_predictions else None,
+            "masks": _masks(y_pred) if keeps_predictions else None,
+            "metrics": [new - old for new, old in zip(changed, metrics, strict=True)],
+            "non_trainable": state,
+        }
+        return loss.astype(jnp.float32), outputs
+
+    return loss_fn
+
+
+def _own_randomness(model: Any, non_trainable: list[Any], position: Any) -> list[Any]:
+    """Give every seed generator a state that is this example's alone."""
+    return [
+        _fold(value, position) if variable.name == SEED_STATE else value
+        for variable, value in zip(model.non_trainable_variables, non_trainable, strict=True)
+    ]
+
+
+def regularization_gradient(model: Any, params: list[Any]) -> tuple[Any, list[Any]]:
+    """Return the weight regularizers' loss and its gradient.
+
+    They depend on no data, so they stay outside the clip and cost no privacy.
+    """
+
+    def penalty(values: list[Any]) -> Any:
+        mapping = list(zip(model.trainable_variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            losses = model.regularization_losses()
+        return sum((jnp.sum(loss) for loss in losses), start=jnp.zeros(()))
+
+    return jax.value_and_grad(penalty)(params)
+
+
+def _fold(state: Any, position: Any) -> Any:
+    key = jax.random.wrap_key_data(state, impl="threefry2x32")
+    return jax.random.key_data(jax.random.fold_in(key, position))
+
+
+def _without_batch(y_pred: Tree) -> Tree:
+    def strip(leaf: Any) -> Any:
+        if leaf.ndim == 0 or leaf.shape[0] != 1:
+            raise ValueError(
+                "Every output of the model must have a batch axis of the inputs' size. For a batch "
+                f"of one example an output came with shape {leaf.shape}."
+            )
+        return leaf[0]
+
+    return jax.tree.map(strip, y_pred)
+
+
+def _masks(y_pred: Tree) -> list[Any]:
+    masks = [getattr(leaf, "_keras_mask", None) for leaf in jax.tree.leaves(y_pred)]
+    return [None if mask is None else mask[0] for mask in masks]

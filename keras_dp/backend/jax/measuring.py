@@ -1,0 +1,81 @@
+"""Keras' metrics, updated on the examples of a microbatch that are really there."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+
+from keras_dp.types import Tree
+
+
+def measure(model: Any, metrics: list[Any], results: Tree, valid: Any, penalty: Any) -> list[Any]:
+    """Update the metrics by a microbatch of which only the first `valid` rows count.
+
+    Metrics know nothing of padding, so the rows are taken in slices whose sizes are powers of two
+    and add up to `valid`: every metric, custom ones included, sees the true examples only.
+
+    Args:
+        model: A `DPModel` that is built and compiled.
+        metrics: Values of its metric variables.
+        results: Dict with `x`, `y`, `sample_weight`, `y_pred`, `masks`, `losses` and `metrics`
+            (changes that the loss made to them), each with a leading batch axis.
+        valid: Number of rows that count, possibly traced.
+        penalty: Loss of the weight regularizers, part of the loss that is shown.
+
+    Returns:
+        The new values of the metric variables.
+    """
+    rows = results["losses"].shape[0]
+    used = jnp.arange(rows) < valid
+    metrics = [
+        value + _sum_of_used(used, change).astype(value.dtype)
+        for value, change in zip(metrics, results["metrics"], strict=True)
+    ]
+    start = jnp.zeros((), jnp.int32)
+    for size in (1 << bit for bit in reversed(range(rows.bit_length()))):
+        taken = (valid & size) > 0
+        part = jax.tree.map(lambda a, s=start, n=size: _slice(a, s, n), results)
+        metrics = jax.lax.cond(
+            taken,
+            lambda values, part=part: _update(model, values, part, penalty),
+            lambda values: values,
+            metrics,
+        )
+        start = start + jnp.where(taken, size, 0)
+    return metrics
+
+
+def report(model: Any, metrics: list[Any]) -> dict[str, Any]:
+    """Return the metrics' results as Keras' training logs."""
+    mapping = list(zip(model.metrics_variables, metrics, strict=True))
+    with keras.StatelessScope(state_mapping=mapping):
+        return dict(model.get_metrics_result())
+
+
+def _update(model: Any, metrics: list[Any], part: Tree, penalty: Any) -> list[Any]:
+    _reattach(part["y_pred"], part["masks"])
+    _, updated = model._update_metrics_variables(
+        metrics,
+        jnp.mean(part["losses"]) + penalty,
+        part["x"],
+        part["y"],
+        part["y_pred"],
+        part["sample_weight"],
+    )
+    return [new.astype(old.dtype) for new, old in zip(updated, metrics, strict=True)]
+
+
+def _reattach(y_pred: Tree, masks: list[Any] | None) -> None:
+    """Put Keras' masks back on the outputs, where its metrics look for them."""
+    for leaf, mask in zip(jax.tree.leaves(y_pred), masks or [], strict=False):
+        if mask is not None:
+            leaf._keras_mask = mask
+
+
+def _sum_of_used(used: Any, change: Any) -> Any:
+    return jnp.sum(jnp.where(used.reshape(used.shape + (1,) * (change.ndim - 1)), change, 0), 0)
+
+
+def _slice(rows: Any, start: Any, size: int) -> Any:
+    return jax.lax.dynamic_slice_in_dim(rows, start, size, axis=0)

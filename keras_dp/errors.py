@@ -1,0 +1,16 @@
+"""The errors that keras_dp raises, besides `ValueError` for bad arguments."""
+
+
+class PrivacyBudgetExceeded(RuntimeError):
+    """An update was refused because it would pass the privacy budget.
+
+    It is raised before the update: weights, ledger and data stay as they were.
+    """
+
+
+class NotPrivateError(ValueError):
+    """Something cannot be trained privately.
+
+    A model, a layer, a loss, an optimizer or a data source that would let private data through
+    without clipping and noise. The message names it and says what to do instead.
+    """

@@ -1,0 +1,71 @@
+"""What `fit` hands to Keras' loop: a stream of update slots, and the opening of the run."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dp.run import PrivateRun
+
+
+class Updates(keras.utils.PyDataset):
+    """One element for every update of an epoch; the train function draws the examples itself.
+
+    Args:
+        count: Updates in an epoch.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._count = count
+
+    def __len__(self) -> int:
+        """Return the number of updates in an epoch."""
+        return self._count
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        """Return an empty slot."""
+        del index
+        return (np.zeros((1,), np.int32),)
+
+
+class Opening(keras.callbacks.Callback):
+    """Settles noise and budget when training begins, after all other callbacks have.
+
+    A callback that restores an interrupted run does so when training begins, and may change the
+    ledger and the first epoch; what is left to do is known only then, and no update is made yet.
+
+    Args:
+        run: The run that is about to begin.
+        epochs: Number of the last epoch.
+        steps: Updates in an epoch.
+        initial_epoch: Number of the first epoch.
+    """
+
+    def __init__(self, run: PrivateRun, epochs: int, steps: int, initial_epoch: int) -> None:
+        super().__init__()
+        self._run = run
+        self._epochs, self._steps, self._initial_epoch = epochs, steps, initial_epoch
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Calibrate the noise if it is not given, then admit or refuse the planned updates."""
+        del logs
+        first = self.model._initial_epoch or self._initial_epoch
+        updates = max(0, self._epochs - first) * self._steps
+        if updates == 0:
+            return
+        optimizer = self.model.optimizer
+        if optimizer.noise_multiplier is None:
+            optimizer.noise_multiplier = self._run.calibrated(self.model.budget, updates)
+            self._run.with_noise(optimizer.noise_multiplier)
+        self._run.open(updates)
+
+
+def with_opening(callbacks: Any, opening: Opening, model: Any) -> Any:
+    """Return the callbacks with those that write logs first and the opening last."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        opening.set_model(model)
+        callbacks.callbacks.append(opening)
+        return callbacks
+    listed = keras.tree.flatten(callbacks) if callbacks else []
+    return [*sorted(listed, key=lambda c: not getattr(c, "writes_logs", False)), opening]

@@ -1,0 +1,6 @@
+"""Optimizers that take privatized gradients, and nothing else."""
+
+from keras_dp.optimizers.dp_optimizer import DPOptimizer
+from keras_dp.optimizers.named import DPSGD, DPAdam, DPAdamW
+
+__all__ = ["DPSGD", "DPAdam", "DPAdamW", "DPOptimizer"]

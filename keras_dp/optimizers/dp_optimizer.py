@@ -1,0 +1,215 @@
+"""`DPOptimizer`: any Keras optimizer, fed with privatized gradients only."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_dp import validation
+from keras_dp.clipping import CLIP_RULES
+from keras_dp.errors import NotPrivateError
+from keras_dp.types import NoisyGradient
+
+_REFUSAL = (
+    "A DP optimizer takes privatized gradients only. Train with `keras_dp.DPModel`, "
+    "`keras_dp.DPSequential` or `keras_dp.make_private(model)`; a plain `keras.Model` or a custom "
+    "`train_step` would train without privacy. "
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_dp")
+class DPOptimizer(keras.optimizers.Optimizer):
+    """Wraps a Keras optimizer for differentially private training.
+
+    It carries the settings of the Gaussian mechanism, which `DPModel` applies once for every
+    update: each example's gradient is scaled to at most `clip_norm`, noise is added to the sum,
+    and the inner optimizer sees only `(sum + noise) / batch_size`. Schedules, weight decay,
+    moving averages and all else are the inner optimizer's, and are free of privacy cost.
+
+    Args:
+        optimizer: A `keras.optimizers.Optimizer`, or the name of one.
+        clip_norm: Float above 0, default 1.0: the largest L2 norm that one example's gradient
+            adds to the sum.
+        noise_multiplier: Float of at least 0: standard deviation of the noise on the sum, in units
+            of `clip_norm`. `None` (default): calibrated from the model's budget at the first
+            `fit`.
+        clipping: Name of the clip rule, default `"flat"`.
+        seed: `None` (default) draws noise and batches from the operating system's entropy. An
+            integer makes them repeatable, for tests and experiments.
+        name: Name of the optimizer.
+
+    Raises:
+        ValueError: for a value out of range, an unknown name, or an inner optimizer that scales
+            the loss or accumulates gradients by itself.
+        NotPrivateError: when it is handed gradients that are not privatized, as a plain
+            `keras.Model` does, at the first step.
+
+    Privacy:
+        The optimizer's state is a function of privatized gradients, hence as private as the
+        weights. The seed is no part of the configuration and is never saved: whoever knows it can
+        take the noise away.
+
+    Example:
+        >>> inner = keras.optimizers.Lion(learning_rate=1e-4)
+        >>> keras_dp.optimizers.DPOptimizer(inner, clip_norm=0.5, noise_multiplier=1.1).clip_norm
+        0.5
+
+    References:
+        Abadi et al. 2016, Deep Learning with Differential Privacy.
+    """
+
+    def __init__(
+        self,
+        optimizer: keras.optimizers.Optimizer | str,
+        *,
+        clip_norm: float = 1.0,
+        noise_multiplier: float | None = None,
+        clipping: str = "flat",
+        seed: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        inner = keras.optimizers.get(optimizer)
+        _check_inner(inner)
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = inner
+        self.clip_norm = validation.positive_float("clip_norm", clip_norm)
+        self.noise_multiplier = (
+            None
+            if noise_multiplier is None
+            else validation.non_negative_float("noise_multiplier", noise_multiplier)
+        )
+        self.clipping = validation.one_of("clipping", clipping, CLIP_RULES)
+        self.seed = None if seed is None else _check_seed(seed)
+        self._serves_private_model = False
+
+    def serve_private_model(self) -> None:
+        """Allow `build`; called by a private model's `compile`."""
+        self._serves_private_model = True
+
+    def build(self, variables: list[Any]) -> None:
+        """Create the state for these trainable variables, for a private model only.
+
+        Raises:
+            NotPrivateError: when a plain `keras.Model` builds it, before its first step. Keras
+                would lose the model's weights if the refusal came in the step.
+        """
+        if not self._serves_private_model:
+            raise NotPrivateError(_REFUSAL + "Received a model that is not private.")
+        self.inner_optimizer.build(variables)
+        super().build(variables)
+
+    @property
+    def updates(self) -> Any:
+        """Variable that counts the updates this optimizer has made."""
+        return self._iterations
+
+    @property
+    def iterations(self) -> Any:
+        """The inner optimizer's step counter, which drives its schedule."""
+        return self.inner_optimizer.iterations
+
+    @property
+    def variables(self) -> list[Any]:
+        """Own and inner state, in a fixed order."""
+        return [*self._variables, *self.inner_optimizer.variables]
+
+    @property
+    def learning_rate(self) -> Any:
+        """The inner optimizer's learning rate."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        self.inner_optimizer.learning_rate = learning_rate
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Apply a `NoisyGradient`; anything else raises `NotPrivateError`."""
+        values = _privatized(grads)
+        self.serve_private_model()
+        if not self.built:
+            self.build(trainable_variables)
+        self.inner_optimizer.apply(values, trainable_variables)
+        self._iterations.assign_add(1)
+
+    def stateless_apply(
+        self, optimizer_variables: list[Any], grads: Any, trainable_variables: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """Apply a `NoisyGradient` to given state and return the new weights and state."""
+        values = _privatized(grads)
+        own = len(self._variables)
+        trainable, inner = self.inner_optimizer.stateless_apply(
+            optimizer_variables[own:], values, trainable_variables
+        )
+        mapping = list(zip(self._variables, optimizer_variables[:own], strict=True))
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            self._iterations.assign_add(1)
+        return trainable, [scope.get_current_value(v) for v in self._variables] + inner
+
+    def finalize_variable_values(self, var_list: list[Any]) -> None:
+        """Let the inner optimizer write its moving average at the end of `fit`."""
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the count of updates; the inner optimizer saves its own state."""
+        store["updates"] = self._iterations.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restore the count of updates; a file of another optimizer has none and is passed over."""
+        if "updates" in store.keys():  # noqa: SIM118 - an h5 store is no dict
+            self._iterations.assign(store["updates"])
+
+    def privacy_config(self) -> dict[str, Any]:
+        """Return the settings of the mechanism; never the seed."""
+        return {
+            "clip_norm": self.clip_norm,
+            "noise_multiplier": self.noise_multiplier,
+            "clipping": self.clipping,
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration, without the seed."""
+        inner = keras.saving.serialize_keras_object(self.inner_optimizer)
+        return {"optimizer": inner, "name": self.name, **self.privacy_config()}
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> "DPOptimizer":
+        """Rebuild the optimizer from `get_config`'s dictionary."""
+        inner = keras.saving.deserialize_keras_object(
+            config["optimizer"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "optimizer": inner})
+
+
+def _privatized(grads: Any) -> list[Any]:
+    """Return the arrays of a `NoisyGradient`, the only gradients that may move the weights."""
+    if not isinstance(grads, NoisyGradient):
+        raise NotPrivateError(_REFUSAL + f"Received gradients of type {type(grads).__name__}.")
+    return grads.values
+
+
+def _check_inner(inner: Any) -> None:
+    name = type(inner).__name__
+    if isinstance(inner, (DPOptimizer, keras.optimizers.LossScaleOptimizer)):
+        raise ValueError(
+            f"`optimizer` must be an ordinary Keras optimizer. Received: {name}, which wraps one "
+            "itself; pass its inner optimizer."
+        )
+    if inner.loss_scale_factor is not None:
+        raise ValueError(
+            "`optimizer` must not scale the loss, or the clip would see scaled gradients. "
+            f"Received {name} with loss_scale_factor={inner.loss_scale_factor}; leave it out."
+        )
+    if inner.gradient_accumulation_steps is not None:
+        raise ValueError(
+            "`optimizer` must not accumulate gradients: every update is noised. Received "
+            f"{name} with gradient_accumulation_steps={inner.gradient_accumulation_steps}; "
+            "set a larger `batch_size` in `fit`, which is cut into microbatches."
+        )
+
+
+def _check_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"`seed` must be an integer or None. Received: {seed!r}.")
+    return seed

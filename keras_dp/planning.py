@@ -1,0 +1,183 @@
+"""What is decided and checked before the first update of private training."""
+
+import math
+import warnings
+from fractions import Fraction
+from typing import Any
+
+import keras
+
+from keras_dp import sampling, validation
+from keras_dp.accounting import BudgetGuard
+from keras_dp.errors import NotPrivateError
+from keras_dp.optimizers import DPOptimizer
+from keras_dp.plan import PrivacyPlan
+from keras_dp.run import PrivateRun
+from keras_dp.sampling import ArraySource, Sampler
+from keras_dp.types import Tree
+
+GRADIENT_BYTES = 512 * 2**20
+"""Memory that the per-example gradients of one microbatch may take."""
+
+LARGEST_MICROBATCH = 64
+"""Examples on the device at a time, at most: small enough for a CPU's caches."""
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse an optimizer that is not private."""
+    if not isinstance(optimizer, DPOptimizer):
+        raise NotPrivateError(
+            "`optimizer` must be a DP optimizer, such as `keras_dp.optimizers.DPAdam(...)` or "
+            "`keras_dp.optimizers.DPOptimizer(your_optimizer, clip_norm=..., "
+            f"noise_multiplier=...)`. Received: {type(optimizer).__name__}."
+        )
+
+
+def check_class(cls: type, base: type) -> None:
+    """Refuse a subclass that replaces the private step."""
+    for name in ("train_step", "make_train_function"):
+        if getattr(cls, name) is not getattr(base, name):
+            raise NotPrivateError(
+                f"`{cls.__name__}.{name}` replaces the private step, so its updates would be "
+                "neither clipped, nor noised, nor counted. Put a custom loss into `compute_loss` "
+                "or `add_loss`, which are called for one example at a time."
+            )
+
+
+def check_compiled(model: Any) -> None:
+    """Refuse to train a model that has not been compiled, or whose optimizer was replaced."""
+    if not model.compiled:
+        raise ValueError("Call `compile()` with a DP optimizer before training. It was not called.")
+    check_optimizer(model.optimizer)
+
+
+def check_shuffle(shuffle: Any) -> None:
+    """Refuse a fixed order of the examples."""
+    if not shuffle:
+        raise ValueError(
+            "`shuffle=False` asks for a fixed order, but the examples of a private update are "
+            "drawn at random. Leave the argument out."
+        )
+
+
+def choose_batch_size(
+    batch_size: int | None, steps_per_epoch: int | None, source: ArraySource, sampler: Sampler
+) -> int:
+    """Return the declared batch size, with Keras' defaults where it is not given."""
+    size = source.size
+    if isinstance(sampler, sampling.FullBatch):
+        chosen = size if batch_size is None else batch_size
+    elif batch_size is None:
+        chosen = math.ceil(size / steps_per_epoch) if steps_per_epoch else min(32, size)
+    else:
+        chosen = batch_size
+    chosen = validation.positive_int("batch_size", chosen)
+    sampler.check(chosen, size)
+    return chosen
+
+
+def updates_per_epoch(dataset_size: int, batch_size: int, steps_per_epoch: int | None) -> int:
+    """Return the number of updates in an epoch, `round(n / batch_size)`, in whole numbers."""
+    if steps_per_epoch is not None:
+        return validation.positive_int("steps_per_epoch", steps_per_epoch)
+    return max(1, round(Fraction(dataset_size, batch_size)))
+
+
+def plan_run(
+    model: Any, source: ArraySource, sampler: Sampler | None, batch_size: int, guard: BudgetGuard
+) -> PrivateRun:
+    """Put together the plan of a `fit`, or of one batch when there is no sampler."""
+    optimizer, budget = model.optimizer, model.budget
+    if budget is not None and budget.delta * source.size >= 1:
+        warnings.warn(
+            f"delta={budget.delta:g} is at least one over the number of examples, {source.size}: "
+            "a mechanism that publishes one example outright would satisfy it. Choose a delta "
+            f"well below {1 / source.size:.1g}.",
+            stacklevel=4,
+        )
+    # An infinite noise multiplier stands for one that is not settled yet: used by mistake it
+    # would destroy the weights, never the privacy.
+    noise_multiplier = optimizer.noise_multiplier
+    plan = PrivacyPlan(
+        sampling="given" if sampler is None else sampler.name,
+        batch_size=batch_size,
+        dataset_size=source.size,
+        clip_norm=optimizer.clip_norm,
+        noise_multiplier=math.inf if noise_multiplier is None else noise_multiplier,
+        seeded=optimizer.seed is not None,
+    )
+    if noise_multiplier is None and budget is None:
+        raise ValueError(
+            "`noise_multiplier=None` is calibrated from the model's budget, and there is none. "
+            "Pass `budget=keras_dp.Budget(epsilon=..., delta=...)` to `compile`, or a "
+            "`noise_multiplier` to the optimizer."
+        )
+    size = microbatch_size(model, batch_size)
+    return PrivateRun(plan, source, sampler, guard, optimizer.seed, size)
+
+
+def check_noise_settled(run: PrivateRun) -> None:
+    """Refuse a single update whose noise is yet to be calibrated, which needs a `fit`."""
+    if math.isinf(run.plan.noise_multiplier):
+        raise ValueError(
+            "`noise_multiplier=None` is calibrated at the first `fit`, which knows how many "
+            "updates are planned. Call `fit` first, or pass a `noise_multiplier` to the optimizer."
+        )
+
+
+def microbatch_size(model: Any, batch_size: int) -> int:
+    """Return the number of examples on the device at a time."""
+    if model.microbatch_size is not None:
+        return int(model.microbatch_size)
+    weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    fitting = max(1, GRADIENT_BYTES // max(1, 4 * weights))
+    largest = min(LARGEST_MICROBATCH, 1 << (fitting.bit_length() - 1))
+    return int(min(largest, 1 << (batch_size - 1).bit_length()))
+
+
+def preparation_key(model: Any, rows: Tree) -> tuple[Any, ...]:
+    """Return what the traced step depends on: shapes of the data, and what is trainable."""
+    shapes = [(a.shape[1:], str(a.dtype)) for a in keras.tree.flatten(rows) if a is not None]
+    structure = str(keras.tree.map_structure(lambda a: a is None, rows))
+    return (structure, shapes, [variable.trainable for variable in model.variables])
+
+
+def check_state(model: Any, data_dependent: tuple[int, ...]) -> None:
+    """Refuse a model whose non-trainable state would take up private data, naming the layers."""
+    if not data_dependent:
+        return
+    layers = {}
+    for position in data_dependent:
+        layer = _owner(model, model.non_trainable_variables[position])
+        layers[layer.name] = type(layer).__name__
+    listed = ", ".join(f"{name!r} ({kind})" for name, kind in layers.items())
+    raise NotPrivateError(
+        f"These layers store values computed from the training data: {listed}. They would publish "
+        "them without clipping and noise. Set `layer.trainable = False` before `compile` (a "
+        "frozen BatchNormalization runs in inference mode), or replace the layer, "
+        "BatchNormalization by GroupNormalization or LayerNormalization. Calling the layer with "
+        "`training=False` is no protection: `fit` overrides it."
+    )
+
+
+def describe(model: Any) -> str:
+    """Return one line with the settings of private training, for the summary."""
+    if not model.compiled:
+        return "Private training: not compiled"
+    optimizer = model.optimizer
+    noise = optimizer.noise_multiplier
+    return (
+        f"Private training: {type(optimizer).__name__}, clip norm {optimizer.clip_norm:g}, noise "
+        f"multiplier {'to be calibrated' if noise is None else f'{noise:g}'}, sampling "
+        f"{model.sampler.name}, budget {model.budget}, {model.ledger.updates} updates so far"
+    )
+
+
+def _owner(model: Any, variable: Any) -> Any:
+    """Return the innermost layer that holds the variable."""
+    holders = [
+        layer
+        for layer in model._flatten_layers()
+        if any(held is variable for held in layer.non_trainable_variables)
+    ]
+    return min(reversed(holders), key=lambda layer: len(layer.variables))

@@ -1,0 +1,152 @@
+"""One stretch of private training: its plan, its data, and the order of events in an update."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from keras_dp import accounting, noise
+from keras_dp.accounting import BudgetGuard
+from keras_dp.errors import PrivacyBudgetExceeded
+from keras_dp.plan import Budget, PrivacyPlan
+from keras_dp.sampling import ArraySource, Sampler
+from keras_dp.sampling.base import update_rng
+from keras_dp.step import Mechanism, Microbatch
+from keras_dp.types import SampledBatch
+
+
+@dataclass
+class PrivateRun:
+    """What `fit` or `train_on_batch` does, decided before the first update.
+
+    Attributes:
+        plan: How every update is privatized. Its noise multiplier is settled by `open`.
+        source: The training data.
+        sampler: How an update's examples are drawn, or `None` to take all, for a batch that the
+            caller chose.
+        guard: Keeps the budget and writes the ledger.
+        seed: The user's seed, or `None`.
+        microbatch_size: Examples on the device at a time.
+        stop_budgets: Budgets at which to stop cleanly, from `PrivacyBudget` callbacks.
+        remaining: Updates left before the clean stop, or `None` when there is none.
+    """
+
+    plan: PrivacyPlan
+    source: ArraySource
+    sampler: Sampler | None
+    guard: BudgetGuard
+    seed: int | None
+    microbatch_size: int
+    stop_budgets: list[Budget] = field(default_factory=list)
+    remaining: int | None = None
+
+    def open(self, updates: int) -> None:
+        """Settle how many of the planned `updates` may be made, before the first.
+
+        Raises:
+            PrivacyBudgetExceeded: when not one more update fits, or when the planned ones do not
+                all fit and no callback asks for a clean stop.
+        """
+        allowed = self.guard.allowance(self.plan, at_most=updates)
+        for budget in self.stop_budgets:
+            prior = self.guard.ledger.releases
+            fit = accounting.updates_within(budget, self.plan, updates, prior)
+            if fit == 0:
+                raise PrivacyBudgetExceeded(_spent_message(budget, self.guard))
+            allowed = min(allowed, fit)
+        if allowed < updates and (allowed == 0 or not self.stop_budgets):
+            raise PrivacyBudgetExceeded(self._refusal(allowed, updates))
+        self.remaining = allowed if self.stop_budgets else None
+
+    def admit(self) -> None:
+        """Write one update to the ledger, before it is made, or refuse it.
+
+        Raises:
+            PrivacyBudgetExceeded: when the update would pass the model's budget.
+        """
+        self.guard.admit(self.plan)
+        if self.remaining is not None:
+            self.remaining -= 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether a clean stop is due."""
+        return self.remaining == 0
+
+    def draw(self) -> SampledBatch:
+        """Draw the examples of the update that was admitted last."""
+        if self.sampler is None:
+            return SampledBatch(np.arange(self.source.size))
+        rng = update_rng(self.seed, self.guard.ledger.updates)
+        return self.sampler.draw(rng, self.plan.batch_size, self.plan.dataset_size)
+
+    def mechanism(self) -> Mechanism:
+        """Return clip, noise, divisor and a fresh key for the update that was admitted last."""
+        return Mechanism(
+            np.float32(self.plan.clip_norm),
+            np.float32(self.plan.noise_stddev),
+            np.float32(self.plan.batch_size),
+            noise.noise_key(self.seed, self.guard.ledger.updates),
+        )
+
+    def microbatches(self, batch: SampledBatch) -> Iterator[Microbatch]:
+        """Cut the batch into microbatches of one size, the last one padded."""
+        size = self.microbatch_size
+        for offset in range(0, len(batch.indices), size):
+            rows = batch.indices[offset : offset + size]
+            padded = _pad(rows, size)
+            yield Microbatch(self.source.take(padded), np.int32(offset), np.int32(len(rows)))
+
+    def columns(self, batch: SampledBatch) -> Microbatch:
+        """Return the whole batch for the loop on the device, a column a microbatch."""
+        size = self.microbatch_size
+        count = _capacity(self.plan, size)
+        while count * size < len(batch.indices):
+            count *= 2
+        padded = _pad(batch.indices, count * size).reshape(count, size).T
+        data = self.source.take(padded)
+        return Microbatch(data, np.int32(0), np.int32(len(batch.indices)))
+
+    def calibrated(self, budget: Budget, updates: int) -> float:
+        """Return the least noise multiplier with which `updates` more stay within the budget."""
+        if updates == 0:
+            raise ValueError("`fit` plans no update, so there is nothing to calibrate noise for.")
+        prior = self.guard.ledger.releases
+        return accounting.calibrate(budget, self.plan, updates, prior).noise_multiplier
+
+    def with_noise(self, noise_multiplier: float) -> None:
+        """Settle the noise multiplier of the plan."""
+        self.plan = replace(self.plan, noise_multiplier=noise_multiplier)
+
+    def _refusal(self, allowed: int, updates: int) -> str:
+        budget = self.guard.budget
+        if allowed == 0 and budget is not None:
+            return _spent_message(budget, self.guard)
+        return (
+            f"The planned {updates} updates would pass the budget {budget}: {allowed} more fit, "
+            f"after {self.guard.ledger.updates} made before. Nothing was trained. Plan at most "
+            f"{allowed} updates (fewer epochs or a smaller `steps_per_epoch`), raise "
+            f"`noise_multiplier` (now {self.plan.noise_multiplier}), leave it None to calibrate "
+            "it, or add `keras_dp.callbacks.PrivacyBudget(...)` to train and stop at the budget."
+        )
+
+
+def _spent_message(budget: Budget, guard: BudgetGuard) -> str:
+    spent = accounting.spent(guard.ledger.releases, budget.delta, budget.accountant)
+    return (
+        f"The budget {budget} allows no further update: {guard.ledger.updates} updates have "
+        f"spent epsilon={spent:.4g} at delta={budget.delta:g}. Nothing was trained. Promise a "
+        "larger budget, or train a new model with more noise."
+    )
+
+
+def _pad(rows: np.ndarray, size: int) -> np.ndarray:
+    """Fill up with position 0; the rows it adds are masked out."""
+    return np.concatenate([rows, np.zeros(size - len(rows), np.int64)])
+
+
+def _capacity(plan: PrivacyPlan, size: int) -> int:
+    """Microbatches that hold nearly every draw: six standard deviations above the mean."""
+    spread = 6 * math.sqrt(plan.batch_size * (1 - plan.batch_size / plan.dataset_size))
+    return math.ceil((plan.batch_size + spread) / size)

@@ -1,0 +1,81 @@
+"""The ledger travels with the weights: in files, configurations and clones."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from keras_dp.accounting import Ledger
+from keras_dp.plan import Budget
+
+# A mixin: at run time the Keras class comes after it in the order of bases.
+if TYPE_CHECKING:
+    from keras import Model as KerasModel
+else:
+    KerasModel = object
+
+LEDGER_KEY = "privacy_ledger"
+PRIVATE_SETTINGS = ("budget", "sampling", "microbatch_size", LEDGER_KEY)
+
+
+class LedgerStoring(KerasModel):
+    """Mixin for `keras.Model` classes: the count of updates is saved and restored with them."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """All updates that went into the weights, over the whole life of the model."""
+        if "_ledger" not in self.__dict__:
+            self._ledger = Ledger()
+        return self._ledger
+
+    def share_ledger(self, ledger: Ledger) -> None:
+        """Count updates in this ledger from now on, which belongs to the same weights."""
+        ledger.merge(self.ledger)
+        self._ledger = ledger
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the model's own variables, and the ledger."""
+        super().save_own_variables(store)
+        store[LEDGER_KEY] = np.frombuffer(self.ledger.to_json().encode(), np.uint8)
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Restore the model's own variables, and count the updates that went into them.
+
+        A file without a ledger holds weights that were trained elsewhere; the count of this model
+        stays. Loading never lowers a count.
+        """
+        stored = {key: store[key] for key in store.keys()}  # noqa: SIM118 - an h5 store is no dict
+        ledger = stored.pop(LEDGER_KEY, None)
+        super().load_own_variables(stored)
+        if ledger is not None:
+            self.ledger.merge(Ledger.from_json(bytes(np.asarray(ledger, np.uint8)).decode()))
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Return Keras' compile configuration with the private settings and the ledger."""
+        config = super().get_compile_config()
+        if not config:
+            return {}
+        return {
+            **config,
+            "budget": None if self.budget is None else self.budget.get_config(),
+            "sampling": self.sampler.name,
+            "microbatch_size": self.microbatch_size,
+            LEDGER_KEY: self.ledger.get_config(),
+        }
+
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        """Compile with the settings of `get_compile_config`, and take over its ledger."""
+        private: dict[str, Any] = {key: config.get(key) for key in PRIVATE_SETTINGS}
+        ordinary = {key: value for key, value in config.items() if key not in PRIVATE_SETTINGS}
+        if private[LEDGER_KEY] is not None:
+            self.ledger.merge(Ledger.from_config(private[LEDGER_KEY]))
+        budget = None if private["budget"] is None else Budget(**private["budget"])
+        self.compile(
+            **keras.saving.deserialize_keras_object(ordinary),
+            budget=budget,
+            sampling=private["sampling"] or "poisson",
+            microbatch_size=private["microbatch_size"],
+        )
+        if self.built:
+            self.optimizer.build(self.trainable_variables)

@@ -1,0 +1,312 @@
+"""`PrivateTraining`: Keras' training methods, made private."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dp import accounting, backend, planning, step, validation
+from keras_dp.accounting import BudgetGuard, PrivacySpent, PrivacyStatement
+from keras_dp.errors import NotPrivateError
+from keras_dp.executor import UpdateFunction
+from keras_dp.fitting import Opening, Updates, with_opening
+from keras_dp.plan import Budget
+from keras_dp.run import PrivateRun
+from keras_dp.sampling import ArraySource, Poisson, Sampler, resolve
+from keras_dp.storing import LedgerStoring
+
+
+class PrivateTraining(LedgerStoring):
+    """Mixin for `keras.Model` classes: `compile`, `fit` and `train_on_batch` train privately.
+
+    Everything that does not train (`evaluate`, `predict`, layers, saving) is Keras' own.
+    """
+
+    active_run: PrivateRun | None = None
+    budget: Budget | None = None
+    sampler: Sampler = Poisson()
+    microbatch_size: int | None = None
+    train_function: Any
+    _one_example: bool = False
+
+    def compile(
+        self,
+        optimizer: Any = None,
+        *args: Any,
+        budget: Budget | None = None,
+        sampling: str | Sampler = "poisson",
+        microbatch_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configure private training.
+
+        Args:
+            optimizer: A `keras_dp.optimizers.DPOptimizer`, which carries clip norm and noise.
+            *args: Further arguments of `keras.Model.compile`: `loss`, `loss_weights`, `metrics`.
+            budget: `Budget(epsilon, delta)` that no update may pass, or `None` for no limit.
+            sampling: How an update's examples are drawn: `"poisson"` (default), `"full_batch"` or
+                a `keras_dp.sampling` object.
+            microbatch_size: Examples on the device at a time; `None` (default): chosen from the
+                number of weights. It changes speed and memory, never the result.
+            **kwargs: Further arguments of `keras.Model.compile`.
+
+        Raises:
+            NotPrivateError: for an optimizer that is not private, or a class that overrides
+                `train_step`.
+            ValueError: for bad settings.
+
+        Privacy:
+            The loss is computed for one example at a time: `reduction="sum_over_batch_size"` then
+            means the average over the one example's own positions, and what a loss adds is
+            divided by the declared batch size. The ledger of past updates is kept.
+        """
+        optimizer = None if optimizer is None else keras.optimizers.get(optimizer)
+        planning.check_optimizer(optimizer)
+        planning.check_class(type(self), PrivateTraining)
+        if budget is not None and not isinstance(budget, Budget):
+            raise ValueError(
+                "`budget` must be a `keras_dp.Budget(epsilon=..., delta=...)` or None. "
+                f"Received: {budget!r}."
+            )
+        sampler = resolve(sampling)
+        if microbatch_size is not None:
+            microbatch_size = validation.positive_int("microbatch_size", microbatch_size)
+        # A per-example gradient is not divided by the batch, so it needs no loss scaling, and the
+        # clip must see unscaled gradients.
+        optimizer.serve_private_model()
+        super().compile(optimizer, *args, **{**kwargs, "auto_scale_loss": False})
+        self.budget, self.sampler, self.microbatch_size = budget, sampler, microbatch_size
+        self._prepared_for: Any = None
+        self._guard = BudgetGuard(self.ledger, budget)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> Any:
+        """Train privately; the arguments are those of `keras.Model.fit`.
+
+        A step is an update. An epoch is `round(n / batch_size)` updates, or `steps_per_epoch`.
+
+        Args:
+            x: Training inputs that can be read at any position: arrays, or a nested structure.
+            y: Targets, likewise.
+            batch_size: Expected number of examples in an update, default 32 as in Keras, or all
+                of them with `sampling="full_batch"`.
+            epochs: Number of the last epoch.
+            verbose: As in Keras.
+            callbacks: As in Keras; steps and batches that they count are updates.
+            validation_split: Fraction of the data, taken from its end, that is held out.
+            validation_data: As in Keras.
+            shuffle: Must be true: the examples of an update are drawn at random.
+            class_weight: Dict from class index to weight.
+            sample_weight: Weights of the examples.
+            initial_epoch: Number of the first epoch.
+            steps_per_epoch: Updates in an epoch.
+            validation_steps: As in Keras.
+            validation_batch_size: As in Keras; default `batch_size`, at most 1,024.
+            validation_freq: As in Keras.
+
+        Returns:
+            Keras' `History`.
+
+        Raises:
+            PrivacyBudgetExceeded: before the first update, when the planned updates would pass
+                the budget and no `callbacks.PrivacyBudget` asks for a clean stop at it.
+            NotPrivateError: for a model or data source that cannot be trained privately.
+            ValueError: for bad arguments or data.
+
+        Privacy:
+            Every update is written to the ledger before it is made. The losses and metrics shown
+            are exact functions of the training data and not covered by the guarantee.
+        """
+        planning.check_compiled(self)
+        planning.check_shuffle(shuffle)
+        source = ArraySource(x, y, sample_weight, class_weight)
+        if validation_split and validation_data is None:
+            source, validation_data = source.split(validation_split)
+        batch_size = planning.choose_batch_size(batch_size, steps_per_epoch, source, self.sampler)
+        steps = planning.updates_per_epoch(source.size, batch_size, steps_per_epoch)
+        self._prepare(source)
+        run = planning.plan_run(self, source, self.sampler, batch_size, self._guard)
+        opening = Opening(run, epochs, steps, initial_epoch)
+        with self._running(run):
+            return super().fit(
+                Updates(steps),
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=with_opening(callbacks, opening, self),
+                validation_data=validation_data,
+                shuffle=False,
+                initial_epoch=initial_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size or min(batch_size, 1024),
+                validation_freq=validation_freq,
+            )
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Make one private update on a batch that the caller chose.
+
+        Args:
+            x: Inputs of the batch.
+            y: Targets of the batch.
+            sample_weight: Weights of the examples.
+            class_weight: Dict from class index to weight.
+            return_dict: Whether to return a dict of results.
+
+        Returns:
+            Loss and metrics as in Keras.
+
+        Raises:
+            PrivacyBudgetExceeded: when the update would pass the budget; nothing is changed.
+            ValueError: when the noise multiplier is not settled yet, or for bad data.
+
+        Privacy:
+            Accounted without amplification, as one Gaussian mechanism: how the batch was chosen
+            is unknown. `fit` draws its own batches and pays much less.
+        """
+        planning.check_compiled(self)
+        source = ArraySource(x, y, sample_weight, class_weight)
+        self._prepare(source)
+        run = planning.plan_run(self, source, None, source.size, self._guard)
+        planning.check_noise_settled(run)
+        with self._running(run):
+            return super().train_on_batch(*source.data, return_dict=return_dict)
+
+    def train_step(self, state: step.State, data: Any) -> tuple[dict[str, Any], step.State]:
+        """Make one whole private update; called by the train function, not by users.
+
+        Args:
+            state: Keras' training state.
+            data: A drawn batch and the mechanism to privatize it with. Ordinary Keras data raise
+                `NotPrivateError`.
+        """
+        if not (len(data) == 2 and isinstance(data[1], step.Mechanism)):
+            raise NotPrivateError(
+                "`DPModel.train_step` takes examples that were drawn and accounted for. Train with "
+                "`fit` or `train_on_batch`."
+            )
+        state = step.update(self, self.advance_state, state, *data)
+        return backend.report(self, state[3]), state
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Make the function that Keras' loop calls for every step, which is a private update."""
+        if force or not isinstance(self.train_function, UpdateFunction):
+            self.train_function = UpdateFunction(self)
+
+    def privacy_spent(
+        self, delta: float | None = None, accountant: str | None = None
+    ) -> PrivacySpent:
+        """Return what all updates so far have cost.
+
+        Args:
+            delta: Float in (0, 1); default: the budget's.
+            accountant: `"pld"`, `"rdp"` or `"rdp_classic"`; default: the budget's, else `"pld"`.
+
+        Returns:
+            `PrivacySpent(epsilon, delta, updates, accountant, sampling, neighbouring_relation)`.
+
+        Raises:
+            ValueError: when neither `delta` nor a budget is given.
+        """
+        return accounting.privacy_spent(self.ledger, *self._terms(delta, accountant))
+
+    def privacy_statement(
+        self, delta: float | None = None, accountant: str | None = None
+    ) -> PrivacyStatement:
+        """Return what was promised, in plain words; `.to_dict()` gives it to machines.
+
+        Args:
+            delta: Float in (0, 1); default: the budget's.
+            accountant: `"pld"`, `"rdp"` or `"rdp_classic"`; default: the budget's, else `"pld"`.
+
+        Raises:
+            ValueError: when neither `delta` nor a budget is given.
+        """
+        terms = self._terms(delta, accountant)
+        return accounting.build_statement(self.ledger, *terms, budget=self.budget)
+
+    def stop_at(self, budget: Budget) -> None:
+        """Ask the running `fit` to stop before the update that would pass this budget."""
+        if self.active_run is not None:
+            self.active_run.stop_budgets.append(budget)
+
+    def summary(self, *args: Any, **kwargs: Any) -> None:
+        """Print Keras' summary, then the settings of private training."""
+        super().summary(*args, **kwargs)
+        write = kwargs.get("print_fn") or (lambda line: sys.stdout.write(f"{line}\n"))
+        write(planning.describe(self))
+
+    def needs_predictions(self) -> bool:
+        """Whether anything looks at the outputs of training examples besides the loss."""
+        custom = type(self).compute_metrics is not keras.Model.compute_metrics
+        return custom or self._compile_metrics is not None
+
+    @contextlib.contextmanager
+    def example_by_example(self) -> Iterator[None]:
+        """Leave weight regularizers out of the losses, while one example's loss is computed."""
+        self._one_example = True
+        try:
+            yield
+        finally:
+            self._one_example = False
+
+    def regularization_losses(self) -> list[Any]:
+        """Return the losses of the weight regularizers, which depend on no data."""
+        return list(super()._get_regularization_losses())
+
+    def _get_regularization_losses(self) -> list[Any]:
+        return [] if self._one_example else self.regularization_losses()
+
+    def _prepare(self, source: ArraySource) -> None:
+        """Build all that is unbuilt and refuse what cannot be private, before any update."""
+        rows = source.take(np.arange(min(2, source.size)))
+        self._symbolic_build(data_batch=rows)
+        key = planning.preparation_key(self, rows)
+        if key == self._prepared_for:
+            return
+        updates = backend.trace_state_updates(self, rows)
+        planning.check_state(self, updates.data_dependent)
+        self.advance_state = updates.advance
+        self.train_function = None
+        self._prepared_for = key
+
+    def _terms(self, delta: float | None, accountant: str | None) -> tuple[float, str]:
+        if self.budget is not None:
+            delta = self.budget.delta if delta is None else delta
+            accountant = accountant or self.budget.accountant
+        if delta is None:
+            raise ValueError("`delta` must be given when the model has no budget. Received: None.")
+        return delta, accountant or "pld"
+
+    @contextlib.contextmanager
+    def _running(self, run: PrivateRun) -> Iterator[None]:
+        self.active_run = run
+        try:
+            yield
+        finally:
+            self.active_run = None

@@ -1,0 +1,50 @@
+"""The named values that travel from data to optimizer, each made in one place."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Tree = Any
+"""A nested structure of arrays, as `jax.tree` or `keras.tree` understand it."""
+
+
+@dataclass(frozen=True)
+class SampledBatch:
+    """One draw: which examples of the data set take part in one update.
+
+    Attributes:
+        indices: int64 array of the positions drawn, possibly empty, none twice.
+    """
+
+    indices: npt.NDArray[np.int64]
+
+
+class ClippedSum(NamedTuple):
+    """The sum of clipped per-example gradients over a batch, not yet private.
+
+    Attributes:
+        grads: Structure of `params`, float32: `sum_i mask_i * c_i * g_i`, where `|c_i * g_i|` is at
+            most the clip norm.
+        norms: Shape `(batch,)`, float32: L2 norm of each example's gradient before clipping.
+        losses: Shape `(batch,)`: each example's loss.
+        aux: The auxiliary output of the loss function, with a leading batch axis, or `None`.
+    """
+
+    grads: Tree
+    norms: Any
+    losses: Any
+    aux: Tree
+
+
+class NoisyGradient(NamedTuple):
+    """A privatized gradient: clipped sum plus noise, divided by the declared batch size.
+
+    The only kind of gradient that `DPOptimizer` takes.
+
+    Attributes:
+        values: List of arrays, one for each trainable variable.
+    """
+
+    values: list[Any]

@@ -1,0 +1,44 @@
+"""The package imports without a usable Keras backend, and says what is missing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import keras_dp
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("backend", ["numpy", "tensorflow"])
+def test_accounting_works_and_models_say_what_to_do_without_jax_as_backend(backend):
+    done = run(
+        "import keras_dp\n"
+        "print(keras_dp.accounting.epsilon(noise_multiplier=1.0, batch_size=10, dataset_size=100,"
+        " updates=10, delta=1e-3))\n"
+        "keras_dp.DPModel\n",
+        KERAS_BACKEND=backend,
+    )
+    assert float(done.stdout) > 0
+    assert done.returncode == 1
+    assert "`keras_dp.DPModel` needs Keras on the JAX backend" in done.stderr
+    assert "KERAS_BACKEND=jax" in done.stderr
+
+
+def test_unknown_names_are_ordinary_attribute_errors():
+    done = run("import keras_dp; keras_dp.nothing", KERAS_BACKEND="numpy")
+    assert "AttributeError: module 'keras_dp' has no attribute 'nothing'" in done.stderr
+
+
+def test_every_public_name_is_there():
+    for name in keras_dp.__all__:
+        assert getattr(keras_dp, name) is not None

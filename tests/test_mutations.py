@@ -1,0 +1,191 @@
+"""The suite catches the mistakes that would cost the guarantee.
+
+Each case plants one mistake in a copy of the package and runs tests that must fail on it. The same
+tests pass on the package as it is, in the ordinary run.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A mistake: what is replaced where, and the tests that must notice."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+FIT = "tests/training/test_fit.py::"
+REFUSALS = "tests/training/test_refusals.py::"
+NOISE = "tests/test_noise.py::"
+EQUALS = "tests/training/test_equals_keras.py::"
+RELEASED = "tests/test_noise.py::test_an_update_releases_noise_of_the_promised_scale"
+MUTATIONS = {
+    "clip removed": Mutation(
+        "clipping/rules.py",
+        "return clip_norm / jnp.maximum(norms, clip_norm)",
+        "return jnp.ones_like(norms)",
+        ("tests/clipping/test_clipped_sum.py",),
+    ),
+    "norm of one variable left out": Mutation(
+        "clipping/reference.py",
+        "for g in jax.tree.leaves(grads)]",
+        "for g in jax.tree.leaves(grads)[1:]]",
+        ("tests/clipping/test_clipped_sum.py",),
+    ),
+    "NaN examples let through": Mutation(
+        "clipping/reference.py",
+        "jnp.where(used, grads, 0.0)",
+        "grads",
+        ("tests/clipping/test_clipped_sum.py",),
+    ),
+    "padding counted": Mutation(
+        "step.py",
+        "rows < microbatch.valid)",
+        "rows >= 0)",
+        (
+            "tests/training/test_fit.py::test_the_sum_is_divided_by_the_declared_batch_size_not_by_"
+            "the_number_drawn",
+            "tests/training/test_equals_keras.py::test_the_cut_into_microbatches_changes_nothing",
+        ),
+    ),
+    "noise halved": Mutation("noise.py", "+ stddev * draw", "+ 0.5 * stddev * draw", (RELEASED,)),
+    "noise in low precision": Mutation(
+        "noise.py",
+        "normal(key, s, jnp.float32)",
+        "normal(key, s, jnp.bfloat16)",
+        ("tests/test_noise.py::test_noise_is_normal_with_the_asked_standard_deviation",),
+    ),
+    "noise left out of an empty update": Mutation(
+        "executor.py",
+        "        sums = self._zeros(params)",
+        "        sums = self._zeros(params)\n"
+        "        microbatches = list(microbatches)\n"
+        "        if not microbatches:\n"
+        "            return state",
+        ("tests/training/test_fit.py::test_an_empty_draw_is_a_noisy_counted_update",),
+    ),
+    "noise key reused between variables": Mutation(
+        "noise.py",
+        "np.array(members, np.uint32)",
+        "np.zeros(len(members), np.uint32)",
+        ("tests/test_noise.py::test_noise_of_variables_updates_and_seeds_is_unrelated",),
+    ),
+    "noise key reused between updates": Mutation(
+        "run.py",
+        "noise.noise_key(self.seed, self.guard.ledger.updates)",
+        "noise.noise_key(0, 0)",
+        (RELEASED,),
+    ),
+    "noise key from a global seed": Mutation(
+        "keys.py",
+        "return secrets.token_bytes(size)",
+        "import numpy\n        return numpy.random.bytes(size)",
+        (
+            "tests/test_noise.py::test_without_a_seed_every_key_is_new_whatever_global_seeds_are_set",
+        ),
+    ),
+    "noise for every microbatch": Mutation(
+        "step.py",
+        "    sums = [total + new for total, new in zip(sums, clipped.grads, strict=True)]",
+        "    sums = [total + new for total, new in zip(sums, clipped.grads, strict=True)]\n"
+        "    sums = noise.add_noise(\n"
+        "        sums, np.array([7, 0], np.uint32) + np.uint32(microbatch.offset), 2.0 * clip_norm\n"
+        "    )",
+        (RELEASED,),
+    ),
+    "divided by the drawn batch": Mutation(
+        "executor.py",
+        "        batch = run.draw()",
+        "        batch = run.draw()\n"
+        "        import numpy\n"
+        "        drawn = numpy.float32(max(1, len(batch.indices)))\n"
+        "        mechanism = mechanism._replace(batch_size=drawn)",
+        (
+            "tests/training/test_fit.py::test_the_sum_is_divided_by_the_declared_batch_size_not_by_"
+            "the_number_drawn",
+        ),
+    ),
+    "noise on the mean with the scale of the sum": Mutation(
+        "step.py",
+        "NoisyGradient([total / mechanism.batch_size for total in noisy])",
+        "NoisyGradient(noisy)",
+        (RELEASED,),
+    ),
+    "update not counted": Mutation(
+        "accounting/guard.py",
+        "self.ledger.record(plan)",
+        "pass",
+        ("tests/training/test_budget.py", "tests/training/test_fit.py"),
+    ),
+    "budget not asked": Mutation(
+        "executor.py",
+        "        run.admit()\n",
+        "        run.guard.ledger.record(run.plan)\n",
+        ("tests/training/test_budget.py",),
+    ),
+    "a new Poisson draw for every microbatch": Mutation(
+        "run.py",
+        "rows = batch.indices[offset : offset + size]",
+        "rows = np.random.permutation(self.plan.dataset_size)[: len(batch.indices[offset:])][:size]",
+        ("tests/training/test_fit.py::test_every_example_enters_an_update_once_at_most",),
+    ),
+    "one dropout mask for all examples": Mutation(
+        "backend/jax/example.py",
+        "if own_seeds:",
+        "if False:",
+        ("tests/training/test_fit.py::test_dropout_masks_differ_between_examples_and_updates",),
+    ),
+    "data flowing into state is not noticed": Mutation(
+        "backend/jax/state.py",
+        "for i, out in enumerate(traced.jaxpr.outvars) if id(out) in tainted",
+        "for i, out in enumerate(traced.jaxpr.outvars) if False",
+        (
+            "tests/training/test_refusals.py::test_state_that_takes_up_data_is_refused_by_the_layers_"
+            "name",
+        ),
+    ),
+    "the regularizer inside the clip": Mutation(
+        "training.py",
+        "return [] if self._one_example else self.regularization_losses()",
+        "return self.regularization_losses()",
+        (
+            "tests/training/test_equals_keras.py::"
+            "test_update_without_clip_and_noise_equals_keras[functional_cnn-SGD]",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_suite_catches(name, tmp_path):
+    mutation = MUTATIONS[name]
+    for part in ("keras_dp", "tests", "examples"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / part, tmp_path / part)
+    mutated = tmp_path / "keras_dp" / mutation.file
+    source = mutated.read_text(encoding="utf-8")
+    assert source.count(mutation.old) == 1, f"{mutation.file} no longer has {mutation.old!r} once"
+    mutated.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutation.tests],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, f"not caught:\n{done.stdout[-3000:]}\n{done.stderr[-2000:]}"
+    assert "failed" in done.stdout
