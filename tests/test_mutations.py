@@ -30,7 +30,8 @@ FIT = "tests/training/test_fit.py::"
 REFUSALS = "tests/training/test_refusals.py::"
 NOISE = "tests/test_noise.py::"
 EQUALS = "tests/training/test_equals_keras.py::"
-RELEASED = "tests/test_noise.py::test_an_update_releases_noise_of_the_promised_scale"
+RELEASED = NOISE + "test_an_update_releases_noise_of_the_promised_scale"
+DIVISOR = FIT + "test_the_sum_is_divided_by_the_declared_batch_size_not_by_the_number_drawn"
 MUTATIONS = {
     "clip removed": Mutation(
         "clipping/rules.py",
@@ -55,9 +56,8 @@ MUTATIONS = {
         "rows < microbatch.valid)",
         "rows >= 0)",
         (
-            "tests/training/test_fit.py::test_the_sum_is_divided_by_the_declared_batch_size_not_by_"
-            "the_number_drawn",
-            "tests/training/test_equals_keras.py::test_the_cut_into_microbatches_changes_nothing",
+            DIVISOR,
+            EQUALS + "test_the_cut_into_microbatches_changes_nothing",
         ),
     ),
     "noise halved": Mutation("noise.py", "+ stddev * draw", "+ 0.5 * stddev * draw", (RELEASED,)),
@@ -65,7 +65,7 @@ MUTATIONS = {
         "noise.py",
         "normal(key, s, jnp.float32)",
         "normal(key, s, jnp.bfloat16)",
-        ("tests/test_noise.py::test_noise_is_normal_with_the_asked_standard_deviation",),
+        (NOISE + "test_noise_is_normal_with_the_asked_standard_deviation",),
     ),
     "noise left out of an empty update": Mutation(
         "executor.py",
@@ -74,13 +74,13 @@ MUTATIONS = {
         "        microbatches = list(microbatches)\n"
         "        if not microbatches:\n"
         "            return state",
-        ("tests/training/test_fit.py::test_an_empty_draw_is_a_noisy_counted_update",),
+        (FIT + "test_an_empty_draw_is_a_noisy_counted_update",),
     ),
     "noise key reused between variables": Mutation(
         "noise.py",
         "np.array(members, np.uint32)",
         "np.zeros(len(members), np.uint32)",
-        ("tests/test_noise.py::test_noise_of_variables_updates_and_seeds_is_unrelated",),
+        (NOISE + "test_noise_of_variables_updates_and_seeds_is_unrelated",),
     ),
     "noise key reused between updates": Mutation(
         "run.py",
@@ -92,16 +92,14 @@ MUTATIONS = {
         "keys.py",
         "return secrets.token_bytes(size)",
         "import numpy\n        return numpy.random.bytes(size)",
-        (
-            "tests/test_noise.py::test_without_a_seed_every_key_is_new_whatever_global_seeds_are_set",
-        ),
+        (NOISE + "test_without_a_seed_every_key_is_new_whatever_global_seeds_are_set",),
     ),
     "noise for every microbatch": Mutation(
         "step.py",
         "    sums = [total + new for total, new in zip(sums, clipped.grads, strict=True)]",
         "    sums = [total + new for total, new in zip(sums, clipped.grads, strict=True)]\n"
         "    sums = noise.add_noise(\n"
-        "        sums, np.array([7, 0], np.uint32) + np.uint32(microbatch.offset), 2.0 * clip_norm\n"
+        "        sums, noise.noise_key(7, 0) ^ microbatch.offset.astype(np.uint32), 2 * clip_norm\n"
         "    )",
         (RELEASED,),
     ),
@@ -112,10 +110,7 @@ MUTATIONS = {
         "        import numpy\n"
         "        drawn = numpy.float32(max(1, len(batch.indices)))\n"
         "        mechanism = mechanism._replace(batch_size=drawn)",
-        (
-            "tests/training/test_fit.py::test_the_sum_is_divided_by_the_declared_batch_size_not_by_"
-            "the_number_drawn",
-        ),
+        (DIVISOR,),
     ),
     "noise on the mean with the scale of the sum": Mutation(
         "step.py",
@@ -124,10 +119,10 @@ MUTATIONS = {
         (RELEASED,),
     ),
     "update not counted": Mutation(
-        "accounting/guard.py",
-        "self.ledger.record(plan)",
-        "pass",
-        ("tests/training/test_budget.py", "tests/training/test_fit.py"),
+        "executor.py",
+        "        run.admit()\n",
+        "",
+        ("tests/training/test_fit.py",),
     ),
     "budget not asked": Mutation(
         "executor.py",
@@ -138,32 +133,27 @@ MUTATIONS = {
     "a new Poisson draw for every microbatch": Mutation(
         "run.py",
         "rows = batch.indices[offset : offset + size]",
-        "rows = np.random.permutation(self.plan.dataset_size)[: len(batch.indices[offset:])][:size]",
-        ("tests/training/test_fit.py::test_every_example_enters_an_update_once_at_most",),
+        "some = np.random.permutation(self.plan.dataset_size)\n"
+        "            rows = some[: min(size, len(batch.indices) - offset)]",
+        (FIT + "test_every_example_enters_an_update_once_at_most",),
     ),
     "one dropout mask for all examples": Mutation(
         "backend/jax/example.py",
         "if own_seeds:",
         "if False:",
-        ("tests/training/test_fit.py::test_dropout_masks_differ_between_examples_and_updates",),
+        (FIT + "test_dropout_masks_differ_between_examples_and_updates",),
     ),
     "data flowing into state is not noticed": Mutation(
         "backend/jax/state.py",
         "for i, out in enumerate(traced.jaxpr.outvars) if id(out) in tainted",
         "for i, out in enumerate(traced.jaxpr.outvars) if False",
-        (
-            "tests/training/test_refusals.py::test_state_that_takes_up_data_is_refused_by_the_layers_"
-            "name",
-        ),
+        (REFUSALS + "test_state_that_takes_up_data_is_refused_by_the_layers_name",),
     ),
     "the regularizer inside the clip": Mutation(
         "training.py",
         "return [] if self._one_example else self.regularization_losses()",
         "return self.regularization_losses()",
-        (
-            "tests/training/test_equals_keras.py::"
-            "test_update_without_clip_and_noise_equals_keras[functional_cnn-SGD]",
-        ),
+        (EQUALS + "test_update_without_clip_and_noise_equals_keras[functional_cnn-SGD]",),
     ),
 }
 

@@ -55,7 +55,7 @@ def noise_multiplier(
         >>> from keras_dp import accounting
         >>> accounting.noise_multiplier(epsilon=3.0, delta=1e-5, batch_size=2048,
         ...                             dataset_size=60000, updates=1160)
-        1.7992
+        1.8008
     """
     how = measure(delta, accountant, rdp_orders)
     target = validation.positive_float("epsilon", epsilon)

@@ -8,6 +8,8 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent
 from keras_dp import validation
 from keras_dp.plan import PrivacyPlan
 
+_MOST_NOISE = 1e9
+
 EventBuilder = Callable[[PrivacyPlan], DpEvent]
 
 
@@ -113,4 +115,5 @@ def _given(plan: PrivacyPlan) -> DpEvent:
 
 
 def _gaussian(noise_multiplier: float) -> DpEvent:
-    return GaussianDpEvent(float(noise_multiplier))
+    # More noise than anybody needs is counted as less of it: its square must not overflow.
+    return GaussianDpEvent(min(float(noise_multiplier), _MOST_NOISE))

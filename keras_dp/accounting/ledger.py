@@ -11,6 +11,7 @@ from keras_dp.accounting import events
 from keras_dp.plan import PrivacyPlan
 
 _VERSION = 1
+_MOST_UPDATES = 2**53
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Release:
 
     Args:
         plan: How each of them was privatized.
-        updates: How many, at least 1.
+        updates: How many, at least 1 and at most 2**53.
         id: Random name of the segment, the same in every copy of the ledger.
 
     Raises:
@@ -34,7 +35,8 @@ class Release:
         """Refuse malformed fields at once."""
         if not isinstance(self.plan, PrivacyPlan):
             raise ValueError(f"`plan` must be a PrivacyPlan. Received: {self.plan!r}.")
-        validation.positive_int("updates", self.updates)
+        if validation.positive_int("updates", self.updates) > _MOST_UPDATES:
+            raise ValueError(f"`updates` must be at most 2**53. Received: {self.updates!r}.")
         if not isinstance(self.id, str) or not self.id:
             raise ValueError(f"`id` must be a non-empty string. Received: {self.id!r}.")
 
@@ -191,6 +193,8 @@ def _release(entry: Any) -> Release:
     try:
         plan = PrivacyPlan.from_config(entry["plan"])
         events.event(plan)
+        if not isinstance(plan.seeded, bool):
+            raise TypeError(f"`seeded` must be true or false. Received: {plan.seeded!r}.")
         return Release(plan, entry["updates"], entry["id"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(

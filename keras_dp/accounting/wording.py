@@ -105,10 +105,13 @@ def _noise(plan: PrivacyPlan) -> str:
 
 def _accounting(statement: "PrivacyStatement") -> str:
     version, accountant = statement.dp_accounting_version, statement.spent.accountant
-    others = " and ".join(f"{eps:.2f} ({name})" for name, eps in statement.comparison)
-    shown = others and statement.spent.updates
-    compared = f" For comparison with published figures, to two decimals: epsilon = {others}." if shown else ""
-    return f"Accountant: {accountant} of dp-accounting {version}.{compared}"
+    return " ".join([f"Accountant: {accountant} of dp-accounting {version}.", *_others(statement)])
+
+
+def _others(statement: "PrivacyStatement") -> Iterator[str]:
+    if statement.comparison and statement.spent.updates:
+        figures = " and ".join(f"{epsilon:.2f} ({name})" for name, epsilon in statement.comparison)
+        yield f"For comparison with published figures, to two decimals: epsilon = {figures}."
 
 
 def _randomness(statement: "PrivacyStatement") -> str:

@@ -169,3 +169,34 @@ def test_metrics_are_those_of_keras_on_the_same_examples():
     assert set(ours) == set(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(ours[name], [value], rtol=1e-5, err_msg=name)
+
+
+def test_masked_sequences_give_keras_loss_and_metrics_when_lengths_are_equal():
+    """Equal lengths: Keras' average over all valid positions is the average over examples."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 9, (SIZE, 5))
+    tokens[:, 3:] = 0
+    y = rng.integers(0, 4, (SIZE, 5))
+
+    def build(cls):
+        inputs = keras.Input((5,), dtype="int32")
+        hidden = keras.layers.Embedding(9, 6, mask_zero=True)(inputs)
+        return cls(inputs, keras.layers.Dense(4)(hidden))
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    plain, private = build(keras.Model), build(keras_dp.DPModel)
+    private.set_weights(plain.get_weights())
+    plain.compile(keras.optimizers.SGD(0.5), loss=loss, metrics=["accuracy"])
+    private.compile(
+        keras_dp.optimizers.DPSGD(0.5, clip_norm=1e6, noise_multiplier=0.0),
+        loss=loss,
+        metrics=["accuracy"],
+        sampling="full_batch",
+        microbatch_size=7,
+    )
+    expected = plain.train_on_batch(tokens, y, return_dict=True)
+    ours = private.fit(tokens, y, verbose=0).history
+    for name, value in expected.items():
+        np.testing.assert_allclose(ours[name], [value], rtol=1e-5, err_msg=name)
+    for a, b in zip(private.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)

@@ -146,7 +146,7 @@ def test_checkpoints_written_during_fit_hold_the_updates_made(tmp_path):
 class Interrupt(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 2:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped by hand")
 
 
 def test_a_run_restored_from_a_backup_counts_all_and_plans_the_rest(tmp_path):
@@ -156,7 +156,7 @@ def test_a_run_restored_from_a_backup_counts_all_and_plans_the_rest(tmp_path):
         model.fit(*tiny_data(), batch_size=20, epochs=4, verbose=0, callbacks=[backup, *callbacks])
         return model
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped by hand"):
         start([Interrupt()])
     model = start([])
     assert model.ledger.updates == 20
@@ -218,3 +218,13 @@ def test_merged_counts_of_a_clone_that_went_its_own_way_are_not_lost(tmp_path):
     other.save_weights(tmp_path / "other.weights.h5")
     model.load_weights(tmp_path / "other.weights.h5")
     assert model.ledger.updates == 3 + 2 + 4
+
+
+def test_sharded_weights_files_carry_the_count(tmp_path):
+    model = trained()
+    path = tmp_path / "model.weights.json"
+    model.save_weights(path, max_shard_size=0.0001)
+    fresh = tiny(optimizer=DPAdam(0.01, noise_multiplier=1.5))
+    fresh.load_weights(path)
+    assert_same_weights(fresh, model)
+    assert fresh.ledger.updates == 5
