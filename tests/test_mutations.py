@@ -26,6 +26,7 @@ class Mutation:
     tests: tuple[str, ...]
 
 
+CLIPPING = "tests/clipping/test_clipped_sum.py::"
 FIT = "tests/training/test_fit.py::"
 REFUSALS = "tests/training/test_refusals.py::"
 NOISE = "tests/test_noise.py::"
@@ -37,19 +38,19 @@ MUTATIONS = {
         "clipping/rules.py",
         "return clip_norm / jnp.maximum(norms, clip_norm)",
         "return jnp.ones_like(norms)",
-        ("tests/clipping/test_clipped_sum.py",),
+        (CLIPPING + "test_a_linear_model_gives_the_published_clipped_gradient",),
     ),
     "norm of one variable left out": Mutation(
         "clipping/reference.py",
         "for g in jax.tree.leaves(grads)]",
         "for g in jax.tree.leaves(grads)[1:]]",
-        ("tests/clipping/test_clipped_sum.py",),
+        (EQUALS + "test_clipped_update_equals_the_loop_over_examples[False-sequential_mlp]",),
     ),
     "NaN examples let through": Mutation(
         "clipping/reference.py",
         "jnp.where(used, grads, 0.0)",
         "grads",
-        ("tests/clipping/test_clipped_sum.py",),
+        (CLIPPING + "test_an_example_without_a_finite_norm_adds_nothing",),
     ),
     "padding counted": Mutation(
         "step.py",

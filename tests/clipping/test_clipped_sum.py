@@ -63,8 +63,8 @@ def close(actual, expected, rtol=1e-5):
 
 
 @pytest.mark.parametrize("method", sorted(clipping.METHODS))
-@settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 2**31), size=st.integers(1, 9), clip_norm=st.floats(1e-3, 1e3))
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31), size=st.sampled_from([1, 3, 8]), clip_norm=st.floats(1e-3, 1e3))
 def test_sum_and_norms_equal_the_loop_over_examples(method, seed, size, clip_norm):
     rng = np.random.default_rng(seed)
     params, batch = mlp_problem(rng, size)
@@ -79,7 +79,7 @@ def test_sum_and_norms_equal_the_loop_over_examples(method, seed, size, clip_nor
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**31), clip_norm=st.floats(1e-2, 1e2))
 def test_the_sum_moves_by_at_most_clip_norm_when_one_example_is_removed(seed, clip_norm):
     params, batch = mlp_problem(np.random.default_rng(seed), 6)
@@ -116,23 +116,15 @@ def test_a_linear_model_gives_the_published_clipped_gradient():
 
 
 def test_an_embedding_used_twice_adds_up_before_the_norm():
+    """The first example reads row 1 twice: without the cross term its norm would be smaller."""
     row = VECTORS[2]
-    table = jnp.zeros((3, 2))
-    cotangents = jnp.array([[0.2, 0.2], [0.3, 0.1], [0.3, 0.1]])
-
-    def loss(table, example):
-        ids, g = example
-        return jnp.sum(table[ids] @ g) / 1.0
-
-    # the first example reads row 1 twice: (2 * 0.2)^2 / 2 per entry would miss the cross term
-    ids = jnp.array([[1, 1], [2, 0], [2, 0]])
-    norms = clipping.clipped_sum(loss, clip_norm=1.0)(table, (ids, cotangents)).norms
-    twice = np.array([2 * 0.4**2, 2 * (0.3**2 + 0.1**2), 2 * (0.3**2 + 0.1**2)])
-    np.testing.assert_allclose(norms**2, twice, rtol=1e-5)
-    per_position = clipping.clipped_sum(
-        lambda t, e: jnp.sum(t[e[0]] * e[1][:, None]), clip_norm=1.0
-    )(jnp.zeros((3, 1)), (ids, cotangents)).norms
-    np.testing.assert_allclose(per_position**2, row["squared_norms"], rtol=1e-5)
+    batch = (
+        jnp.array([[1, 1], [2, 0], [2, 0]]),
+        jnp.array([[0.2, 0.2], [0.3, 0.1], [0.3, 0.1]]),
+    )
+    clip = clipping.clipped_sum(lambda t, e: jnp.sum(t[e[0]] * e[1][:, None]), clip_norm=1.0)
+    norms = clip(jnp.zeros((3, 1)), batch).norms
+    np.testing.assert_allclose(norms**2, row["squared_norms"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])

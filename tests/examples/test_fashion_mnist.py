@@ -1,11 +1,11 @@
 """The example runs, keeps its budget, and leaves a picture and a model."""
 
-import data
-import fashion_mnist
 import keras
 import numpy as np
 import pytest
 
+import data
+import fashion_mnist
 from keras_dp import DPModel
 
 
@@ -25,10 +25,9 @@ def few_images(monkeypatch):
 
 def test_the_example_trains_to_its_budget_and_reports(few_images, tmp_path, capsys):
     picture, saved = tmp_path / "out" / "picture.png", tmp_path / "model.keras"
-    history = fashion_mnist.main(
-        ["--epochs", "2", "--epsilon", "2", "--delta", "1e-4"]
-        + ["--picture", str(picture), "--model", str(saved)]
-    )
+    settings = ["--epochs", "2", "--epsilon", "2", "--delta", "1e-4"]
+    files = ["--picture", str(picture), "--model", str(saved)]
+    history = fashion_mnist.main([*settings, *files])
     assert len(history["epsilon"]) == 2
     assert 1.9 < history["epsilon"][-1] <= 2.0
     shown = capsys.readouterr().out
