@@ -108,11 +108,7 @@ class WrappedDPModel(DPModel):
             config["model"], custom_objects=custom_objects
         )
         rest = {key: value for key, value in config.items() if key != "model"}
-        return cls._around(inner, **rest)
-
-    @classmethod
-    def _around(cls, model: keras.Model, **kwargs: Any) -> "WrappedDPModel":
-        return cls(model, **kwargs)
+        return cls(inner, **rest)
 
 
 @keras.saving.register_keras_serializable(package="keras_dp")
@@ -162,10 +158,6 @@ class DPSequential(WrappedDPModel):
     def outputs(self) -> Any:
         """The symbolic outputs, once the stack is built."""
         return self.model.outputs
-
-    @classmethod
-    def _around(cls, model: keras.Model, **kwargs: Any) -> "WrappedDPModel":
-        return cls(model, **kwargs)
 
     def _stack_changed(self) -> None:
         self.built = self.model.built

@@ -101,3 +101,10 @@ def test_missing_options_and_the_version(capsys):
     assert "--dataset-size" in capsys.readouterr().err
     assert main(["--version"]) == 0
     assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n", [93, 99, 105])
+def test_epochs_of_single_examples_are_counted_in_whole_numbers(n, capsys):
+    line = f"epsilon --batch-size 1 --dataset-size {n} --noise-multiplier 3 --epochs 2 --delta 1e-3"
+    assert main([*line.split(), "--accountant", "rdp", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["updates"] == 2 * n

@@ -174,7 +174,7 @@ def _most_updates(
     rough = gap_at(1, True) <= 0 < gap_at(at_most, True)
     root, slope = search.estimate(lambda count: gap_at(count, rough), 1, at_most)
     return search.edge(
-        gap_at, start=max(1, int(root)), slope=slope, fits=1, fails=at_most, upward=False
+        gap_at, start=max(1, int(root)), slope=slope, upward=False, low=1, high=at_most
     )
 
 

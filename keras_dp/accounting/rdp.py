@@ -1,11 +1,11 @@
 """Renyi differential privacy: the curve of a composition and its two conversions to epsilon."""
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from dp_accounting import DpEvent, UnsupportedEventError
@@ -40,31 +40,39 @@ class Curve:
         return float(np.min(self.divergences + math.log(1 / delta) / (self.orders - 1)))
 
 
-def curve(composition: Composition, orders: Sequence[float] | None = None) -> Curve:
+def curve(composition: Composition, orders: tuple[float, ...] | None = None) -> Curve:
     """Return the curve of `composition` at `orders` (None: dp-accounting's own).
 
     Raises:
         ValueError: when an event has no Renyi analysis.
     """
+    return together([of_equal(event, count, orders) for event, count in composition])
+
+
+def of_equal(event: DpEvent, count: int, orders: tuple[float, ...] | None = None) -> Curve:
+    """Return the curve of `count` equal events: their divergences add up."""
+    one = _of_one(event, orders)
+    return Curve(one.orders, count * one.divergences)
+
+
+def together(curves: Sequence[Curve]) -> Curve:
+    """Return the curve of all the compositions of `curves`, which have equal orders."""
+    return Curve(curves[0].orders, np.sum([curve.divergences for curve in curves], axis=0))
+
+
+@functools.lru_cache(maxsize=256)
+def _of_one(event: DpEvent, orders: tuple[float, ...] | None) -> Curve:
     accountant = RdpAccountant(orders=orders)
-    with _without_warnings():
-        for event, count in composition:
-            _compose(accountant, event, count)
-    divergences = np.where(np.isnan(accountant.rdp), np.inf, np.maximum(accountant.rdp, 0.0))
-    happened = sum(count for _, count in composition)
-    return Curve(
-        np.asarray(accountant.orders, dtype=np.float64), divergences + happened * _ROUNDING
-    )
-
-
-def _compose(accountant: Any, event: DpEvent, count: int) -> None:
     try:
-        accountant.compose(event, count)
+        with _without_warnings():
+            accountant.compose(event)
     except UnsupportedEventError as error:
         raise ValueError(
             "The accountants 'rdp' and 'rdp_classic' must know the sampling. "
             f"Received: {event}. Use accountant='pld'."
         ) from error
+    divergences = np.where(np.isnan(accountant.rdp), np.inf, np.maximum(accountant.rdp, 0.0))
+    return Curve(np.asarray(accountant.orders, dtype=np.float64), divergences + _ROUNDING)
 
 
 @contextlib.contextmanager

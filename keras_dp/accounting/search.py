@@ -58,9 +58,9 @@ def edge(
     start: int,
     slope: float,
     *,
-    fits: int | None = None,
-    fails: int | None = None,
     upward: bool,
+    low: int = 0,
+    high: int | None = None,
 ) -> int:
     """Return the whole number that fits whose neighbour does not: both were evaluated or known.
 
@@ -70,21 +70,24 @@ def edge(
         gap_at: The gap at a whole number of at least 1.
         start: Where to begin, from `estimate`.
         slope: The gap's slope there per unit of the logarithm, from `estimate`.
-        fits: A number that is known to fit.
-        fails: A number that is known not to fit.
         upward: Whether larger numbers fit (noise) or smaller ones (updates).
+        low: A number known to lie below the edge: it fits exactly when `upward` is false.
+        high: A number known to lie above the edge, if there is one.
     """
     probe, last, tries = start, None, 0
-    while fits is None or fails is None or abs(fits - fails) > 1:
+    while high is None or high - low > 1:
         point = math.log(probe), gap_at(probe)
-        if point[1] <= 0:
-            fits = probe
+        if (point[1] <= 0) == upward:
+            high = probe
         else:
-            fails = probe
+            low = probe
         slope = _slope(last, point, slope)
         last, tries = point, tries + 1
-        probe = _next(point, slope, fits, fails, upward, bisect=tries > _BISECT_AFTER)
-    return fits
+        if high is not None and tries > _BISECT_AFTER:
+            probe = (low + high) // 2
+        else:
+            probe = _crossing(point, slope, upward, low, high)
+    return high if upward else low
 
 
 def _slope(last: tuple[float, float] | None, point: tuple[float, float], fallback: float) -> float:
@@ -94,23 +97,10 @@ def _slope(last: tuple[float, float] | None, point: tuple[float, float], fallbac
     return slope if slope * fallback > 0 else fallback
 
 
-def _next(
-    point: tuple[float, float],
-    slope: float,
-    fits: int | None,
-    fails: int | None,
-    upward: bool,
-    *,
-    bisect: bool,
+def _crossing(
+    point: tuple[float, float], slope: float, upward: bool, low: int, high: int | None
 ) -> int:
-    """Return the next number to try, strictly on the open side of what is known."""
-    low, high = (fails, fits) if upward else (fits, fails)
-    if bisect and low is not None and high is not None:
-        return (low + high) // 2
+    """Return where the line through `point` crosses zero, strictly between `low` and `high`."""
     crossing = math.exp(point[0] - max(-1.0, min(1.0, point[1] / slope)))
-    probe = math.ceil(crossing) if upward else math.floor(crossing)
-    if low is not None:
-        probe = max(probe, low + 1)
-    if high is not None:
-        probe = min(probe, high - 1)
-    return max(probe, 1)
+    probe = max(math.ceil(crossing) if upward else math.floor(crossing), low + 1)
+    return probe if high is None else min(probe, high - 1)

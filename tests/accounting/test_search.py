@@ -48,7 +48,7 @@ def test_edge_is_the_largest_number_that_fits_when_smaller_ones_do(last, power, 
     def gap_at(number):
         return power * math.log(number / (last + 0.5))
 
-    found = search.edge(gap_at, start, 1.0, fits=1, fails=10**6 + 1, upward=False)
+    found = search.edge(gap_at, start, 1.0, upward=False, low=1, high=10**6 + 1)
     assert found == last
 
 
@@ -58,7 +58,7 @@ def test_edge_is_found_where_the_gap_jumps(last, jump):
     def gap_at(number):
         return -1e-9 if number <= last else jump
 
-    assert search.edge(gap_at, 1, 1.0, fits=1, fails=1024, upward=False) == last
+    assert search.edge(gap_at, 1, 1.0, upward=False, low=1, high=1024) == last
 
 
 def test_edge_of_a_smooth_function_takes_few_evaluations():
