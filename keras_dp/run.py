@@ -110,8 +110,6 @@ class PrivateRun:
 
     def calibrated(self, budget: Budget, updates: int) -> float:
         """Return the least noise multiplier with which `updates` more stay within the budget."""
-        if updates == 0:
-            raise ValueError("`fit` plans no update, so there is nothing to calibrate noise for.")
         prior = self.guard.ledger.releases
         return accounting.calibrate(budget, self.plan, updates, prior).noise_multiplier
 

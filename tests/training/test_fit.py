@@ -337,3 +337,19 @@ def test_every_example_enters_an_update_once_at_most(on_device, monkeypatch):
         assert set(np.round(counts)) <= {0.0, 1.0}
         assert 12 < counts.sum() < 48
     assert any((a != b).any() for a, b in itertools.pairwise(taken))
+
+
+def test_a_draw_larger_than_expected_still_fits_on_the_device():
+    """The loop on the device has a fixed capacity; a larger draw doubles it."""
+    model = tiny(microbatch_size=4)
+    source = keras_dp.sampling.ArraySource(*tiny_data())
+    model._prepare(source)
+    sampler = keras_dp.sampling.Poisson()
+    run = keras_dp.planning.plan_run(model, source, sampler, 2, model._guard)
+    usual = run.columns(keras_dp.types.SampledBatch(np.arange(2)))
+    largest = run.columns(keras_dp.types.SampledBatch(np.arange(90)))
+    assert usual.data[0].shape[:2] == (4, 3)
+    assert largest.data[0].shape[:2] == (4, 24)
+    assert (usual.valid, largest.valid) == (2, 90)
+    # Example j * 4 + i of the draw sits in row i of microbatch j.
+    np.testing.assert_array_equal(largest.data[0][3, 5], source.take(np.array([23]))[0][0])

@@ -29,8 +29,8 @@ def example_loss(
     Returns:
         A function of `params` (values of the trainable variables) and `example`, a dict with `x`,
         `y`, `sample_weight` (without batch axis) and `position`, the example's place in the batch,
-        from which its random numbers follow. `outputs` is a dict with `y_pred`, its `masks`, the
-        changes of `metrics` and the new `non_trainable` values.
+        from which its random numbers follow. `outputs` is a dict with `y_pred`, the changes of
+        `metrics` and the new `non_trainable` values.
     """
     keeps_predictions = model.needs_predictions()
 
@@ -47,7 +47,6 @@ def example_loss(
             )
         outputs = {
             "y_pred": _without_batch(y_pred) if keeps_predictions else None,
-            "masks": _masks(y_pred) if keeps_predictions else None,
             "metrics": [new - old for new, old in zip(changed, metrics, strict=True)],
             "non_trainable": state,
         }
@@ -94,8 +93,3 @@ def _without_batch(y_pred: Tree) -> Tree:
         return leaf[0]
 
     return jax.tree.map(strip, y_pred)
-
-
-def _masks(y_pred: Tree) -> list[Any]:
-    masks = [getattr(leaf, "_keras_mask", None) for leaf in jax.tree.leaves(y_pred)]
-    return [None if mask is None else mask[0] for mask in masks]

@@ -18,8 +18,8 @@ def measure(model: Any, metrics: list[Any], results: Tree, valid: Any, penalty: 
     Args:
         model: A `DPModel` that is built and compiled.
         metrics: Values of its metric variables.
-        results: Dict with `x`, `y`, `sample_weight`, `y_pred`, `masks`, `losses` and `metrics`
-            (changes that the loss made to them), each with a leading batch axis.
+        results: Dict with `x`, `y`, `sample_weight`, `y_pred`, `losses` and `metrics` (changes
+            that the loss made to them), each with a leading batch axis.
         valid: Number of rows that count, possibly traced.
         penalty: Loss of the weight regularizers, part of the loss that is shown.
 
@@ -54,7 +54,6 @@ def report(model: Any, metrics: list[Any]) -> dict[str, Any]:
 
 
 def _update(model: Any, metrics: list[Any], part: Tree, penalty: Any) -> list[Any]:
-    _reattach(part["y_pred"], part["masks"])
     _, updated = model._update_metrics_variables(
         metrics,
         jnp.mean(part["losses"]) + penalty,
@@ -64,13 +63,6 @@ def _update(model: Any, metrics: list[Any], part: Tree, penalty: Any) -> list[An
         part["sample_weight"],
     )
     return [new.astype(old.dtype) for new, old in zip(updated, metrics, strict=True)]
-
-
-def _reattach(y_pred: Tree, masks: list[Any] | None) -> None:
-    """Put Keras' masks back on the outputs, where its metrics look for them."""
-    for leaf, mask in zip(jax.tree.leaves(y_pred), masks or [], strict=False):
-        if mask is not None:
-            leaf._keras_mask = mask
 
 
 def _sum_of_used(used: Any, change: Any) -> Any:
