@@ -52,7 +52,8 @@ class Opening(keras.callbacks.Callback):
         del logs
         first = self.model._initial_epoch or self._initial_epoch
         updates = max(0, self._epochs - first) * self._steps
-        if updates == 0:
+        earlier_fit = self.model.active_run is not self._run  # left in a CallbackList used again
+        if updates == 0 or earlier_fit:
             return
         optimizer = self.model.optimizer
         if optimizer.noise_multiplier is None:

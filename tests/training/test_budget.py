@@ -244,6 +244,15 @@ def test_a_callback_list_object_is_taken_as_keras_takes_it():
     assert model.ledger.updates == fitting()
 
 
+def test_a_callback_list_object_may_serve_several_fits():
+    model = budgeted()
+    callbacks = keras.callbacks.CallbackList(add_history=True, model=model, epochs=1, steps=5)
+    most = fitting() - 2
+    train(model, most, callbacks=callbacks)
+    train(model, 2, callbacks=callbacks)
+    assert model.ledger.updates == most + 2
+
+
 def test_the_callback_refuses_a_model_that_is_not_private():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model.compile("sgd", loss="mse")
