@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_dp import accounting, validation
 from keras_dp.accounting.wording import rounded_up
+from keras_dp.plan import updates_per_epoch
 from keras_dp.version import __version__
 
 _NO_PRIVACY = "infinite: there is no privacy"
@@ -146,7 +147,7 @@ def _updates_of(arguments: argparse.Namespace) -> int:
     epochs = validation.positive_int("epochs", arguments.epochs)
     batch_size = validation.positive_int("batch_size", arguments.batch_size)
     dataset_size = validation.positive_int("dataset_size", arguments.dataset_size)
-    return epochs * max(1, round(dataset_size / batch_size))
+    return epochs * updates_per_epoch(dataset_size, batch_size)
 
 
 def _report(arguments: argparse.Namespace, settings: dict[str, Any], answer: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any
 
 from keras_dp import validation
@@ -82,3 +83,8 @@ class PrivacyPlan:
     def from_config(cls, config: Mapping[str, Any]) -> "PrivacyPlan":
         """Rebuild a plan from `get_config`'s dictionary."""
         return cls(**config)
+
+
+def updates_per_epoch(dataset_size: int, batch_size: int) -> int:
+    """Return `round(dataset_size / batch_size)`, at least 1, computed in whole numbers."""
+    return max(1, round(Fraction(dataset_size, batch_size)))

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from fractions import Fraction
 from typing import Any
 
 import keras
@@ -11,7 +10,7 @@ from keras_dp import sampling, validation
 from keras_dp.accounting import BudgetGuard
 from keras_dp.errors import NotPrivateError
 from keras_dp.optimizers import DPOptimizer
-from keras_dp.plan import PrivacyPlan
+from keras_dp.plan import PrivacyPlan, updates_per_epoch
 from keras_dp.run import PrivateRun
 from keras_dp.sampling import ArraySource, Sampler
 from keras_dp.types import Tree
@@ -76,11 +75,11 @@ def choose_batch_size(
     return chosen
 
 
-def updates_per_epoch(dataset_size: int, batch_size: int, steps_per_epoch: int | None) -> int:
-    """Return the number of updates in an epoch, `round(n / batch_size)`, in whole numbers."""
+def steps_of_epoch(dataset_size: int, batch_size: int, steps_per_epoch: int | None) -> int:
+    """Return the number of updates in an epoch of `fit`."""
     if steps_per_epoch is not None:
         return validation.positive_int("steps_per_epoch", steps_per_epoch)
-    return max(1, round(Fraction(dataset_size, batch_size)))
+    return updates_per_epoch(dataset_size, batch_size)
 
 
 def plan_run(

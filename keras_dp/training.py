@@ -143,7 +143,7 @@ class PrivateTraining(LedgerStoring):
         if validation_split and validation_data is None:
             source, validation_data = source.split(validation_split)
         batch_size = planning.choose_batch_size(batch_size, steps_per_epoch, source, self.sampler)
-        steps = planning.updates_per_epoch(source.size, batch_size, steps_per_epoch)
+        steps = planning.steps_of_epoch(source.size, batch_size, steps_per_epoch)
         self._prepare(source)
         run = planning.plan_run(self, source, self.sampler, batch_size, self._guard)
         opening = Opening(run, epochs, steps, initial_epoch)

@@ -64,8 +64,8 @@ def step(parts: Sequence[Part], *, rough: bool) -> float:
     scale = _ROUGHER if rough else 1
     coarsest = min(_COARSEST_STEP, *map(_coarsest, parts), math.inf)
     step = min(FINEST_STEP * scale, coarsest)
+    one = max(part.one for part in parts)
     while step <= coarsest:
-        one = max(part.one for part in parts)
         composed = sum(part.all(step) for part in parts)
         short = one <= _MOST_POINTS_OF_ONE_UPDATE * step / scale
         if short and composed <= _MOST_POINTS * step / scale:
