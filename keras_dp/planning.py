@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_dp import sampling, validation
+from keras_dp import backend, sampling, validation
 from keras_dp.accounting import BudgetGuard
 from keras_dp.errors import NotPrivateError
 from keras_dp.optimizers import DPOptimizer
@@ -15,11 +15,9 @@ from keras_dp.run import PrivateRun
 from keras_dp.sampling import ArraySource, Sampler
 from keras_dp.types import Tree
 
-GRADIENT_BYTES = 512 * 2**20
-"""Memory that the per-example gradients of one microbatch may take."""
-
-LARGEST_MICROBATCH = 64
-"""Examples on the device at a time, at most: small enough for a CPU's caches."""
+FEWEST_EXAMPLES = 32
+"""Examples in a microbatch for which more memory than preferred is taken: with fewer, matrix
+products are slow."""
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -125,13 +123,18 @@ def check_noise_settled(run: PrivateRun) -> None:
 
 
 def microbatch_size(model: Any, batch_size: int) -> int:
-    """Return the number of examples on the device at a time."""
+    """Return the number of examples on the device at a time.
+
+    Without a choice of the user: the largest power of two whose estimated memory fits.
+    """
     if model.microbatch_size is not None:
         return int(model.microbatch_size)
-    weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    fitting = max(1, GRADIENT_BYTES // max(1, 4 * weights))
-    largest = min(LARGEST_MICROBATCH, 1 << (fitting.bit_length() - 1))
-    return int(min(largest, 1 << (batch_size - 1).bit_length()))
+    preferred, limit = (
+        max(1, memory // max(1, model.report.bytes_per_example))
+        for memory in backend.microbatch_memory()
+    )
+    fitting = max(preferred, min(FEWEST_EXAMPLES, limit))
+    return int(min(1 << (fitting.bit_length() - 1), 1 << (batch_size - 1).bit_length()))
 
 
 def preparation_key(model: Any, rows: Tree) -> tuple[Any, ...]:

@@ -86,7 +86,7 @@ def finish(model: Any, advance: Any, state: State, sums: list[Any], mechanism: M
 
     Args:
         model: A `DPModel` that is built and compiled.
-        advance: The function that moves its non-trainable variables on, see `StateUpdates`.
+        advance: The function that moves its non-trainable variables on, see `ExampleTrace`.
         state: Its training state.
         sums: The clipped sums over all examples of the update.
         mechanism: Noise, divisor and key of this update.

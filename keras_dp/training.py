@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_dp import accounting, backend, planning, step, validation
 from keras_dp.accounting import BudgetGuard, PrivacySpent, PrivacyStatement
+from keras_dp.clipping import Report
 from keras_dp.errors import NotPrivateError
 from keras_dp.executor import UpdateFunction
 from keras_dp.fitting import Opening, Updates, with_opening
@@ -30,6 +31,7 @@ class PrivateTraining(LedgerStoring):
     sampler: Sampler = Poisson()
     microbatch_size: int | None = None
     train_function: Any
+    report: Any = None
     _one_example: bool = False
 
     def compile(
@@ -49,8 +51,8 @@ class PrivateTraining(LedgerStoring):
             budget: `Budget(epsilon, delta)` that no update may pass, or `None` for no limit.
             sampling: How an update's examples are drawn: `"poisson"` (default), `"full_batch"` or
                 a `keras_dp.sampling` object.
-            microbatch_size: Examples on the device at a time; `None` (default): chosen from the
-                number of weights. It changes speed and memory, never the result.
+            microbatch_size: Examples on the device at a time; `None` (default): as many as fit the
+                memory, or a CPU's caches. It changes speed and memory, never the result.
             **kwargs: Further arguments of `keras.Model.compile`.
 
         Raises:
@@ -255,11 +257,44 @@ class PrivateTraining(LedgerStoring):
         if self.active_run is not None:
             self.active_run.stop_budgets.append(budget)
 
-    def summary(self, *args: Any, **kwargs: Any) -> None:
-        """Print Keras' summary, then the settings of private training."""
+    def summary(self, *args: Any, clipping: bool = False, **kwargs: Any) -> None:
+        """Print Keras' summary, then the settings of private training.
+
+        Args:
+            *args: As in Keras.
+            clipping: Whether to add the table of `keras_dp.clipping.explain`; it is known after
+                the first `fit` or `explain`.
+            **kwargs: As in Keras.
+
+        Raises:
+            ValueError: when `clipping` is asked for too early.
+        """
+        if clipping and self.report is None:
+            raise ValueError(
+                "`summary(clipping=True)` needs the shapes of the training data. Call `fit` or "
+                "`keras_dp.clipping.explain(model, x, y)` first."
+            )
         super().summary(*args, **kwargs)
         write = kwargs.get("print_fn") or (lambda line: sys.stdout.write(f"{line}\n"))
         write(planning.describe(self))
+        if clipping:
+            write(str(self.report))
+
+    def clipping_report(self, x: Any, y: Any = None, sample_weight: Any = None) -> Report:
+        """Return where weights meet data and what clipping costs there; see `clipping.explain`.
+
+        Args:
+            x: Inputs, as for `fit`; of the data only shapes and types are used.
+            y: Targets.
+            sample_weight: Weights of the examples.
+
+        Raises:
+            NotPrivateError: for a model that cannot be trained privately.
+            ValueError: when the model is not compiled.
+        """
+        planning.check_compiled(self)
+        self._prepare(ArraySource(x, y, sample_weight, None))
+        return self.report
 
     def needs_predictions(self) -> bool:
         """Whether anything looks at the outputs of training examples besides the loss."""
@@ -289,9 +324,9 @@ class PrivateTraining(LedgerStoring):
         key = planning.preparation_key(self, rows)
         if key == self._prepared_for:
             return
-        updates = backend.trace_state_updates(self, rows)
-        planning.check_state(self, updates.data_dependent)
-        self.advance_state = updates.advance
+        traced = backend.trace_example(self, rows)
+        planning.check_state(self, traced.data_dependent)
+        self.advance_state, self.report = traced.advance, traced.report
         self.train_function = None
         self._prepared_for = key
 

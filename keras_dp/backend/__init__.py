@@ -9,31 +9,33 @@ if keras.backend.backend() != "jax":
     )
 
 from keras_dp.backend.jax import (
-    StateUpdates,
+    ExampleTrace,
     compile_function,
     example_loss,
     hold_state,
     loops_on_device,
     measure,
     microbatch_at,
+    microbatch_memory,
     regularization_gradient,
     repeat,
     report,
-    trace_state_updates,
+    trace_example,
     zeros_for,
 )
 
 __all__ = [
-    "StateUpdates",
+    "ExampleTrace",
     "compile_function",
     "example_loss",
     "hold_state",
     "loops_on_device",
     "measure",
     "microbatch_at",
+    "microbatch_memory",
     "regularization_gradient",
     "repeat",
     "report",
-    "trace_state_updates",
+    "trace_example",
     "zeros_for",
 ]

@@ -8,13 +8,32 @@ import jax.numpy as jnp
 
 from keras_dp import validation
 from keras_dp.clipping import reference
+from keras_dp.clipping.explain import Report, explain
+from keras_dp.clipping.jaxpr import assemble, compat
+from keras_dp.clipping.jaxpr.program import rewrite
 from keras_dp.clipping.rules import CLIP_RULES, ClipRule
 from keras_dp.types import ClippedSum, Tree
 
-__all__ = ["CLIP_RULES", "METHODS", "ClipRule", "ClippedSum", "clipped_sum"]
+__all__ = [
+    "CLIP_RULES",
+    "METHODS",
+    "ClipRule",
+    "ClippedSum",
+    "Report",
+    "clipped_sum",
+    "explain",
+    "rewrite",
+]
+
+
+def _auto(*arguments: Any) -> ClippedSum:
+    """Take the book-keeping engine, or the slow sure way on a JAX it was not tested on."""
+    method = assemble if compat.is_tested() else reference
+    return method.clipped_sum(*arguments)
+
 
 METHODS: dict[str, Callable[..., ClippedSum]] = {
-    "auto": reference.clipped_sum,
+    "auto": _auto,
     "vmap": reference.clipped_sum,
 }
 """Ways to compute the clipped sum, all with the same result."""

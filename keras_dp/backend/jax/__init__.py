@@ -10,19 +10,21 @@ from keras_dp.backend.jax.compiling import (
 )
 from keras_dp.backend.jax.example import example_loss, regularization_gradient
 from keras_dp.backend.jax.measuring import measure, report
-from keras_dp.backend.jax.state import StateUpdates, trace_state_updates
+from keras_dp.backend.jax.memory import microbatch_memory
+from keras_dp.backend.jax.state import ExampleTrace, trace_example
 
 __all__ = [
-    "StateUpdates",
+    "ExampleTrace",
     "compile_function",
     "example_loss",
     "hold_state",
     "loops_on_device",
     "measure",
     "microbatch_at",
+    "microbatch_memory",
     "regularization_gradient",
     "repeat",
     "report",
-    "trace_state_updates",
+    "trace_example",
     "zeros_for",
 ]

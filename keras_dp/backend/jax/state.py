@@ -1,37 +1,43 @@
-"""Non-trainable state: what it becomes, and whether private data would flow into it."""
+"""One example's loss, traced: what becomes of non-trainable state, and what clipping costs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxpr_as_fun
 
 from keras_dp.backend.jax.example import example_loss
+from keras_dp.clipping.explain import Report
+from keras_dp.clipping.jaxpr.assemble import Traced
+from keras_dp.clipping.jaxpr.program import Program, Value, make_program, reached, read, run
+from keras_dp.clipping.jaxpr.report import report
+from keras_dp.clipping.jaxpr.sites import analyse
 from keras_dp.types import Tree
 
 
 @dataclass(frozen=True)
-class StateUpdates:
-    """How one update changes a model's non-trainable variables.
+class ExampleTrace:
+    """What the trace of one example's loss tells about a model.
 
     Attributes:
-        data_dependent: Positions of the variables that would take up private data.
+        data_dependent: Positions of the non-trainable variables that would take up private data.
         advance: `advance(params, non_trainable)` gives the new values of all variables; it is
             right for those that take up no data, such as the seeds of dropout layers.
+        report: Where weights meet data, and what clipping costs there.
     """
 
     data_dependent: tuple[int, ...]
     advance: Callable[[list[Any], list[Any]], list[Any]]
+    report: Report
 
 
-def trace_state_updates(model: Any, rows: Tree) -> StateUpdates:
+def trace_example(model: Any, rows: Tree) -> ExampleTrace:
     """Trace the loss of one example and follow the data into the non-trainable variables.
 
-    Any equation that has an input which depends on the example is taken to make all its outputs
-    depend on it, so nothing is missed; a variable that is passed through or computed from weights
-    and other state alone is free.
+    An operation with an input that depends on the example is taken to make all its outputs depend
+    on it, so nothing is missed; a variable that is passed through or computed from weights and
+    other state alone is free.
 
     Args:
         model: A `DPModel` that is built and compiled.
@@ -49,29 +55,48 @@ def trace_state_updates(model: Any, rows: Tree) -> StateUpdates:
     position = jax.ShapeDtypeStruct((), jnp.int32)
     example = {"x": x, "y": y, "sample_weight": weight, "position": position}
 
-    def new_state(params: list[Any], non_trainable: list[Any], example: Tree) -> list[Any]:
-        loss_fn = example_loss(model, non_trainable, _zeros(metrics), own_seeds=False)
-        return list(loss_fn(params, example)[1]["non_trainable"])
+    def loss_and_state(params: list[Any], state: list[Any], example: Tree) -> list[Any]:
+        loss_fn = example_loss(model, state, _zeros(metrics), own_seeds=False)
+        loss, outputs = loss_fn(params, example)
+        return [loss, *outputs["non_trainable"]]
 
-    traced = jax.make_jaxpr(new_state)(params, non_trainable, example)
-    first = len(params) + len(non_trainable)
-    tainted = _reached(traced.jaxpr, traced.jaxpr.invars[first:])
-    dependent = tuple(i for i, out in enumerate(traced.jaxpr.outvars) if id(out) in tainted)
+    program, shapes = make_program(loss_and_state, params, non_trainable, example)
+    state = program.inputs[len(params) : len(params) + len(non_trainable)]
+    data = program.inputs[len(params) + len(non_trainable) :]
+    tainted = reached(program, data)
+    dependent = tuple(i for i, out in enumerate(program.outputs[1:]) if out in tainted)
+    names = [variable.path for variable in model.trainable_variables]
+    return ExampleTrace(
+        dependent,
+        _advance(program, len(params), state, tainted),
+        report(_loss_alone(program, len(params), state, shapes), names),
+    )
+
+
+def _advance(
+    program: Program, weights: int, state: tuple[Value, ...], tainted: set[Value]
+) -> Callable[[list[Any], list[Any]], list[Any]]:
+    """Return the function that computes new state by the equations no data flow into."""
+    free = [e for e in program.equations if not any(value in tainted for value in e.reads)]
 
     def advance(params: list[Any], non_trainable: list[Any]) -> list[Any]:
-        inputs = [*params, *non_trainable, *jax.tree.leaves(_zeros(example))]
-        return list(jaxpr_as_fun(traced)(*inputs))
+        env = {**program.constants, **dict(zip(program.inputs[:weights], params, strict=True))}
+        env.update(zip(state, non_trainable, strict=True))
+        run(free, env)
+        return [
+            old if out in tainted else read(env, out)
+            for out, old in zip(program.outputs[1:], non_trainable, strict=True)
+        ]
 
-    return StateUpdates(dependent, advance)
+    return advance
 
 
-def _reached(jaxpr: Any, sources: Iterable[Any]) -> set[int]:
-    """Return the ids of all variables that depend on the sources."""
-    tainted = {id(variable) for variable in sources}
-    for equation in jaxpr.eqns:
-        if any(id(variable) in tainted for variable in equation.invars):
-            tainted.update(id(variable) for variable in equation.outvars)
-    return tainted
+def _loss_alone(program: Program, weights: int, state: tuple[Value, ...], shapes: Any) -> Traced:
+    """Return the loss with the non-trainable state as constants."""
+    inputs = tuple(value for value in program.inputs if value not in set(state))
+    constants = {**program.constants, **{v: jnp.zeros(v.shape, v.dtype) for v in state}}
+    alone = Program(inputs, constants, program.equations, program.outputs[:1])
+    return Traced(analyse(alone, weights), constants, shapes)
 
 
 def _shape(array: Any) -> Any:

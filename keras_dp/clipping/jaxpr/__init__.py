@@ -1,0 +1,1 @@
+"""Book-keeping on the jaxpr: see README.md."""

@@ -1,0 +1,244 @@
+"""Gradients of weights, put together from the sites through which they act.
+
+A weight whose every use keeps norms on the way back (a view) is measured where it is used. Others,
+such as weights that are standardised before use, are pulled back to the weights for each example.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from keras_dp.clipping.jaxpr import rules
+from keras_dp.clipping.jaxpr.origins import Origins
+from keras_dp.clipping.jaxpr.program import Env, Equation, Value, run
+from keras_dp.clipping.jaxpr.sites import Analysis
+from keras_dp.clipping.jaxpr.tapped import Flow
+from keras_dp.clipping.jaxpr.views import View, find_views
+
+Axes = tuple[int | None, ...]
+
+
+class Part(NamedTuple):
+    """The gradients of one value that sites read and that comes from weights.
+
+    Attributes:
+        value: The value.
+        gradients: Its gradients, one for each example.
+        operation: Name of the sites' operation.
+    """
+
+    value: Value
+    gradients: rules.Gradients
+    operation: str
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """The per-example gradients of some weights, which no other piece holds.
+
+    Attributes:
+        analysis: The program.
+        known: Values of weights, and of all that comes from weights and constants.
+        weights: Positions of the weights.
+        parts: For each value that sites read, the gradients there.
+        chain: The equations that compute these values from the weights.
+    """
+
+    analysis: Analysis
+    known: Env
+    weights: tuple[int, ...]
+    parts: tuple[Part, ...]
+    chain: tuple[Equation, ...]
+
+    def squared_norms(self) -> dict[int, Any]:
+        """For each weight, by position, `|gradient_i|^2` of every example, shape `(batch,)`."""
+        raise NotImplementedError
+
+    def weighted_sum(self, factors: Sequence[rules.Factors]) -> dict[int, Any]:
+        """Return `sum_i factor_i * gradient_i` for each weight, by position.
+
+        Args:
+            factors: For every weight of the program, what its gradients are multiplied with.
+        """
+        raise NotImplementedError
+
+    def pull(self, values: Sequence[Value], gradients: Sequence[Any]) -> list[Any]:
+        """Turn gradients of the values that sites read into gradients of the weights."""
+        targets = [self.analysis.weights[position] for position in self.weights]
+        if list(values) == targets and not self.chain:
+            return list(gradients)
+
+        def derive(weights: Sequence[Any]) -> list[Any]:
+            env = {**self.known, **dict(zip(targets, weights, strict=True))}
+            run(self.chain, env)
+            return [env[value] for value in values]
+
+        derived, back = jax.vjp(derive, [self.known[target] for target in targets])
+        cotangents = [g.astype(d.dtype) for g, d in zip(gradients, derived, strict=True)]
+        return [g.astype(jnp.float32) for g in back(cotangents)[0]]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured(Piece):
+    """One weight, measured where it is used.
+
+    Attributes:
+        views: How each part's value is seen from the weight.
+    """
+
+    views: dict[Value, View]
+
+    def squared_norms(self) -> dict[int, Any]:
+        """Add up the squares of all parts, and twice the products of those that overlap."""
+        total = sum(part.gradients.squared_norms() for part in self.parts)
+        for i, part in enumerate(self.parts):
+            for other in self.parts[:i]:
+                if not self.views[part.value].disjoint(self.views[other.value]):
+                    total = total + 2 * _product(part, other, self.views)
+        return {self.weights[0]: jnp.maximum(total, 0.0)}
+
+    def weighted_sum(self, factors: Sequence[rules.Factors]) -> dict[int, Any]:
+        """Sum where the weight is used and bring the sums back to the weight."""
+        position = self.weights[0]
+        totals: dict[Value, Any] = {}
+        for value, gradients, _ in self.parts:
+            total = gradients.weighted_sum(factors[position])
+            totals[value] = totals[value] + total if value in totals else total
+        return {position: self.pull(list(totals), list(totals.values()))[0]}
+
+
+@dataclass(frozen=True, eq=False)
+class Pulled(Piece):
+    """Weights whose gradients are written out and pulled back for each example."""
+
+    def squared_norms(self) -> dict[int, Any]:
+        """Square the weights' own gradients."""
+        squares = [jnp.sum(jnp.square(r), axis=tuple(range(1, r.ndim))) for r in self._rows]
+        return dict(zip(self.weights, squares, strict=True))
+
+    def weighted_sum(self, factors: Sequence[rules.Factors]) -> dict[int, Any]:
+        """Return the sums, from the weights' own gradients where these are smaller."""
+        own = [factors[position] for position in self.weights]
+        sizes = [sum(a.size for a in arrays) for arrays in (self._rows, self._full.values())]
+        if sizes[0] < sizes[1] or any(f is not own[0] for f in own):
+            sums = [f.contract(rows) for f, rows in zip(own, self._rows, strict=True)]
+        else:
+            totals = [own[0].contract(rows) for rows in self._full.values()]
+            sums = self.pull(list(self._full), totals)
+        return dict(zip(self.weights, sums, strict=True))
+
+    @cached_property
+    def _full(self) -> dict[Value, Any]:
+        full: dict[Value, Any] = {}
+        for value, gradients, _ in self.parts:
+            rows = gradients.full()
+            full[value] = full[value] + rows if value in full else rows
+        return full
+
+    @cached_property
+    def _rows(self) -> list[Any]:
+        values = list(self._full)
+        return jax.vmap(lambda rows: self.pull(values, rows))(list(self._full.values()))
+
+
+def make_pieces(analysis: Analysis, known: Env, passed: Flow) -> list[Piece]:
+    """Sort the sites' gradients by weight and choose how each group is measured."""
+    parts = _parts(analysis, known, passed)
+    origins = Origins(analysis)
+    views = find_views(analysis.weights, analysis.from_weights)
+    pieces: list[Piece] = []
+    for weights, values in origins.groups([part.value for part in parts]):
+        members = [part for part in parts if part.value in values]
+        chain = origins.chain(values)
+        joined = _measurable(members, views)
+        if joined is None:
+            pieces.append(Pulled(analysis, known, weights, tuple(members), chain))
+        else:
+            pieces.append(Measured(analysis, known, weights, tuple(joined), chain, views))
+    return pieces
+
+
+def _parts(analysis: Analysis, known: Env, passed: Flow) -> list[Part]:
+    """Return the gradients of every weight value at every site."""
+    found = []
+    for site in analysis.sites.values():
+        depth = len(site.loops)
+        data, cotangents = (
+            [_one_turn_axis(array, depth) for array in arrays[site]]
+            for arrays in (passed.data, passed.cotangents)
+        )
+        seen = dict(zip(site.data, data, strict=True))
+        for weight in site.weights:
+            use = rules.Use(site.equation, weight, known, seen, cotangents)
+            found.append(Part(weight, rules.gradients(use), site.equation.name))
+    return found
+
+
+def _one_turn_axis(array: Any, depth: int) -> Any:
+    """Merge the axes of all loops around a site into one, of length 1 outside of loops."""
+    return array.reshape(array.shape[0], -1, *array.shape[1 + depth :]) if array.size else array
+
+
+def _measurable(parts: list[Part], views: dict[Value, View]) -> list[Part] | None:
+    """Return the parts with those of one layout joined, if norms can be taken where they are."""
+    if not all(part.value in views for part in parts):
+        return None
+    by_value: dict[Value, list[Part]] = {}
+    for part in parts:
+        by_value.setdefault(part.value, []).append(part)
+    joined: list[Part] = []
+    for members in by_value.values():
+        merged = _joined(members)
+        if merged is None:
+            return None
+        joined.extend(merged)
+    for i, part in enumerate(joined):
+        if not all(_comparable(part, other, views) for other in joined[:i]):
+            return None
+    return joined
+
+
+def _joined(parts: list[Part]) -> list[Part] | None:
+    """Put the uses of one value together as further positions."""
+    outers = [part.gradients for part in parts if isinstance(part.gradients, rules.Outer)]
+    if len(parts) == 1:
+        return parts
+    if len(outers) < len(parts):
+        return None
+    return [Part(parts[0].value, one, parts[0].operation) for one in rules.join(outers)]
+
+
+def _comparable(part: Part, other: Part, views: dict[Value, View]) -> bool:
+    """Whether the product of two uses is known: no common entry, or factors on the same axes."""
+    view, other_view = views[part.value], views[other.value]
+    if view.disjoint(other_view):
+        return True
+    runs, other_runs = _runs(part, view), _runs(other, other_view)
+    if runs is None or other_runs is None or view.region != other_view.region:
+        return False
+    return runs in (other_runs, other_runs[::-1])
+
+
+def _product(part: Part, other: Part, views: dict[Value, View]) -> Any:
+    """Return `<gradient of part, gradient of other>` for each example."""
+    a, b = part.gradients, other.gradients
+    if not (isinstance(a, rules.Outer) and isinstance(b, rules.Outer)):
+        raise TypeError(f"no product of {type(a).__name__} and {type(b).__name__}")
+    swapped = _runs(part, views[part.value]) != _runs(other, views[other.value])
+    return rules.cross_products(a, b, swapped=swapped)
+
+
+def _runs(part: Part, view: View) -> tuple[Axes, Axes] | None:
+    """Return the axes of the weight along which the two factors of a part run."""
+    gradients, axes = part.gradients, view.axes
+    if not isinstance(gradients, rules.Outer) or axes is None or gradients.layout.blocks:
+        return None
+    left, right = (
+        tuple(axes[axis] for axis in side if axes[axis] is not None)
+        for side in (gradients.layout.left, gradients.layout.right)
+    )
+    return left, right

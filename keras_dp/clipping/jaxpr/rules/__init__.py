@@ -1,0 +1,37 @@
+"""Rules: how the gradients of a weight are had from what a site read and what arrived there."""
+
+from collections.abc import Callable
+from typing import Any
+
+from keras_dp.clipping.jaxpr.compat import primitives
+from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
+from keras_dp.clipping.jaxpr.rules.convolution import convolution
+from keras_dp.clipping.jaxpr.rules.embedding import embedding
+from keras_dp.clipping.jaxpr.rules.generic import Full, generic
+from keras_dp.clipping.jaxpr.rules.outer import Outer, cross_products, dense, join
+
+__all__ = [
+    "Cost",
+    "Factors",
+    "Full",
+    "Gradients",
+    "Outer",
+    "Use",
+    "cross_products",
+    "gradients",
+    "join",
+]
+
+RULES: dict[Any, Callable[[Use], Gradients | None]] = {
+    primitives.conv_general_dilated_p: convolution,
+    primitives.dot_general_p: dense,
+    primitives.gather_p: embedding,
+}
+"""Rules by JAX primitive. All else, and what a rule does not know, has the generic rule."""
+
+
+def gradients(use: Use) -> Gradients:
+    """Return the gradients of one weight value at one site."""
+    rule = RULES.get(use.equation.primitive)
+    found = None if rule is None else rule(use)
+    return generic(use) if found is None else found

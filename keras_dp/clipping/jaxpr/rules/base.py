@@ -1,0 +1,122 @@
+"""What a rule makes of a site: the gradients of one weight value, one for each example."""
+
+import functools
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from keras_dp.clipping.jaxpr.program import Env, Equation, Value
+
+SLICES = 8
+"""Parts that are added up at a time."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """One weight value read by one site, with what flowed there.
+
+    Attributes:
+        equation: The operation.
+        weight: The value whose gradients are asked for.
+        known: Values of all that comes from weights and constants.
+        data: What the site read that depends on the example: arrays of shape
+            `(batch, turns, ...)`, where a turn is one pass through the loops around the site.
+        cotangents: The gradients that arrived at its outputs, of the same leading shape.
+    """
+
+    equation: Equation
+    weight: Value
+    known: Env
+    data: dict[Value, Any]
+    cotangents: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the norms of one weight's gradients take beyond ordinary training.
+
+    Attributes:
+        rule: Name of the way that was chosen.
+        flops: Floating point operations for the batch.
+        bytes: Memory for what is kept until the weighted sum.
+    """
+
+    rule: str
+    flops: int
+    bytes: int
+
+
+class Gradients(ABC):
+    """The gradients of one weight value at one site, for a batch, never written out if possible."""
+
+    @abstractmethod
+    def full(self) -> Any:
+        """Return every example's gradient: float32 of shape `(batch, *shape of the value)`."""
+
+    @abstractmethod
+    def weighted_sum(self, factors: "Factors") -> Any:
+        """Return `sum_i factor_i * gradient_i`, float32 of the value's shape."""
+
+    @abstractmethod
+    def squared_norms(self) -> Any:
+        """Return `|gradient_i|^2`, float32 of shape `(batch,)`."""
+
+    @property
+    @abstractmethod
+    def cost(self) -> Cost:
+        """What the norms take."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What each example's gradient is multiplied with in the sum.
+
+    An example that is to add nothing may be NaN or infinite somewhere, and 0 times NaN is NaN, so
+    its rows are taken out wherever rows meet factors.
+
+    Attributes:
+        values: float32 of shape `(batch,)`, 0 for an example that is to add nothing.
+    """
+
+    values: Any
+
+    def keep(self, rows: Any) -> Any:
+        """Return the rows, with zeros for examples that are to add nothing."""
+        return jnp.where(self._along(rows) > 0, rows, jnp.zeros((), rows.dtype))
+
+    def scale(self, rows: Any) -> Any:
+        """Return `factor_i * rows_i`, float32."""
+        factors = self._along(rows)
+        return jnp.where(factors > 0, factors * rows, 0.0)
+
+    def contract(self, rows: Any) -> Any:
+        """Return `sum_i factor_i * rows_i`, float32."""
+        return sum_along(self.scale(rows), 0)
+
+    def _along(self, rows: Any) -> Any:
+        return self.values.reshape(self.values.shape + (1,) * (rows.ndim - 1))
+
+
+def sum_along(rows: Any, axis: int) -> Any:
+    """Return the sum along an axis, a few long slices at a time.
+
+    XLA's own reduction of a leading axis is ten times slower on CPU, and a matrix product with ones
+    would need what is fused with it written out first.
+    """
+    while rows.shape[axis] > 1:
+        size = rows.shape[axis]
+        step = -(-size // SLICES)
+        parts = [
+            lax.slice_in_dim(rows, start, min(start + step, size), axis=axis)
+            for start in range(0, size, step)
+        ]
+        padding = [(0, 0)] * rows.ndim
+        padding[axis] = (0, step - parts[-1].shape[axis])
+        parts[-1] = jnp.pad(parts[-1], padding)
+        rows = functools.reduce(operator.add, parts)
+    return lax.squeeze(rows, (axis,))

@@ -1,0 +1,301 @@
+"""Convolutions: 1D to 3D, strided, dilated, grouped, depthwise and transposed.
+
+A kernel's gradient is a matrix product over positions, for each offset of the kernel:
+`gradient[offset] = sum_p x[p + offset]' g[p]`. Here the offsets along some axes shift `x` and those
+along the others shift `g` the other way, so a 3x3 kernel takes three copies of each and one batched
+product, not nine copies of `x`. Under plain `vmap` it would be a grouped convolution.
+"""
+
+import functools
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from keras_dp.clipping.jaxpr import choose
+from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
+from keras_dp.clipping.jaxpr.rules.outer import Layout, Outer
+from keras_dp.clipping.jaxpr.rules.sliding import Axis, cut, offsets, padded
+
+
+@dataclass(frozen=True)
+class Convolved(Gradients):
+    """Gradients of a convolution's kernel.
+
+    Attributes:
+        x: Input, `(batch, n, *spatial, groups * left)`; `n` is the convolution's own batch.
+        g: Gradient at the output, `(batch, n, *spatial, groups * right)`.
+        axes: The spatial axes.
+        groups: Number of feature groups.
+        restore: Turns `(..., *kernel, left, groups * right)` into the kernel's own layout.
+        kernel_gradient: `f(x, g)` for one convolution over all of a batch, by the platform.
+    """
+
+    x: Any
+    g: Any
+    axes: tuple[Axis, ...]
+    groups: int
+    restore: Callable[[Any], Any]
+    kernel_gradient: Callable[[Any, Any], Any]
+
+    def full(self) -> Any:
+        """Return every example's gradient."""
+        return self._full
+
+    def squared_norms(self) -> Any:
+        """Return the squared norm of every example's gradient."""
+        if self.by_gram:
+            g = self.g.reshape(self.g.shape[0], -1, self.g.shape[-1])
+            return jnp.sum(self._patch_gram() * _gram(g), axis=(1, 2))
+        return jnp.sum(jnp.square(self._full), axis=tuple(range(1, self._full.ndim)))
+
+    def weighted_sum(self, factors: Factors) -> Any:
+        """Return the sum of the gradients, each multiplied with its factor."""
+        if not self.by_gram:
+            return factors.contract(self._full)
+        g = factors.scale(self.g).astype(self.x.dtype)
+        return self.kernel_gradient(factors.keep(self.x), g)
+
+    @functools.cached_property
+    def by_gram(self) -> bool:
+        """Whether norms come from Gram matrices of patches, and no gradient is written out."""
+        plain = self.groups == 1 and self.x.shape[1] == 1
+        if not plain or any(axis.spread > 1 for axis in self.axes):
+            return False
+        inputs = math.prod(axis.size + axis.low + axis.high for axis in self.axes)
+        outputs = math.prod(axis.out for axis in self.axes)
+        return choose.patch_grams(inputs, outputs, self._offsets, self.x.shape[-1], self._right)
+
+    @property
+    def cost(self) -> Cost:
+        """What the norms take."""
+        batch = self.x.shape[0]
+        size = self._offsets * self._left * self._right * self.groups
+        if self.by_gram:
+            inputs = math.prod(axis.size + axis.low + axis.high for axis in self.axes)
+            outputs = math.prod(axis.out for axis in self.axes)
+            flops = inputs**2 * self._left + outputs**2 * (self._right + self._offsets)
+            return Cost("convolution, gram", 2 * batch * flops, 0)
+        return Cost("convolution, full", 2 * batch * size, 4 * batch * size)
+
+    @property
+    def _offsets(self) -> int:
+        return math.prod(axis.kernel for axis in self.axes)
+
+    @property
+    def _left(self) -> int:
+        return int(self.x.shape[-1]) // self.groups
+
+    @property
+    def _right(self) -> int:
+        return int(self.g.shape[-1]) // self.groups
+
+    @functools.cached_property
+    def _full(self) -> Any:
+        on_x = self._shift_x()
+        xs = [self._place_x(offset, on_x) for offset in offsets(self.axes, on_x)]
+        on_g = [not shifted for shifted in on_x]
+        gs = [self._place_g(offset, on_x) for offset in offsets(self.axes, on_g)]
+        product = _depthwise if self._left == 1 and self.groups > 1 else _matmul
+        blocks = product(xs, gs, self.groups)
+        kernels = [
+            [a.kernel for a, yes in zip(self.axes, on, strict=True) if yes] for on in (on_x, on_g)
+        ]
+        parts = blocks.reshape(
+            blocks.shape[0], *kernels[0], self._left, *kernels[1], self.groups * self._right
+        )
+        return self.restore(_interleave(parts, on_x))
+
+    def _shift_x(self) -> list[bool]:
+        """Decide for each axis whether `x` is shifted along it, or else `g`."""
+        forced = [axis.stride > 1 or (False if axis.spread > 1 else None) for axis in self.axes]
+        choices = itertools.product(*([f] if f is not None else [True, False] for f in forced))
+
+        def copies(on_x: Iterable[bool]) -> int:
+            on_x = tuple(on_x)
+            shifted = [a.kernel for a, yes in zip(self.axes, on_x, strict=True) if yes]
+            others = [a.kernel for a, yes in zip(self.axes, on_x, strict=True) if not yes]
+            return math.prod(shifted) * self._left + math.prod(others) * self._right
+
+        return list(min(choices, key=copies))
+
+    def _place_x(self, offset: Sequence[int], on_x: Sequence[bool]) -> Any:
+        """Return `x` at the positions of `g`, along the axes where `x` is shifted."""
+        config, cuts = [], []
+        for axis, at, shifted in zip(self.axes, offset, on_x, strict=True):
+            if not shifted:
+                config.append((0, 0, 0))
+                cuts.append((0, axis.size, 1))
+                continue
+            config.append((axis.low, axis.high, axis.spread - 1))
+            start = at * axis.dilation
+            cuts.append((start, start + (axis.out - 1) * axis.stride + 1, axis.stride))
+        return cut(padded(self.x, config), cuts)
+
+    def _place_g(self, offset: Sequence[int], on_x: Sequence[bool]) -> Any:
+        """Return `g` at the positions of `x`, along the axes where `g` is shifted."""
+        config, cuts = [], []
+        for axis, at, shifted in zip(self.axes, offset, on_x, strict=True):
+            if shifted:
+                config.append((0, 0, 0))
+                cuts.append((0, axis.out, 1))
+                continue
+            first = axis.low - at * axis.dilation
+            last = first + (axis.size - 1) * axis.spread
+            before, after = max(0, -first), max(0, last + 1 - axis.out)
+            config.append((before, after, 0))
+            cuts.append((first + before, last + before + 1, axis.spread))
+        return cut(padded(self.g, config), cuts)
+
+    def _patch_gram(self) -> Any:
+        """Inner products of all pairs of input patches, from those of all pairs of pixels."""
+        x = padded(self.x, [(axis.low, axis.high, 0) for axis in self.axes])[:, 0]
+        sizes = x.shape[1:-1]
+        pixels = _gram(x.reshape(x.shape[0], -1, x.shape[-1]))
+        pixels = pixels.reshape(x.shape[0], *sizes, *sizes)
+        strides = [axis.stride for axis in self.axes]
+        grams = []
+        for offset in offsets(self.axes, [True] * len(self.axes)):
+            starts = [at * axis.dilation for at, axis in zip(offset, self.axes, strict=True)]
+            ends = [
+                start + (axis.out - 1) * axis.stride + 1
+                for start, axis in zip(starts, self.axes, strict=True)
+            ]
+            limits, steps = (len(x), *ends, *ends), (1, *strides, *strides)
+            grams.append(lax.slice(pixels, (0, *starts, *starts), limits, steps))
+        outputs = math.prod(axis.out for axis in self.axes)
+        return functools.reduce(operator.add, grams).reshape(len(x), outputs, outputs)
+
+
+def convolution(use: Use) -> Gradients | None:
+    """Take a convolution of data with a kernel of weights apart."""
+    params, (x, kernel) = use.equation.params, use.equation.inputs
+    if kernel is not use.weight or x not in use.data or params["batch_group_count"] != 1:
+        return None
+    numbers = params["dimension_numbers"]
+    spec, out = numbers.lhs_spec, numbers.out_spec
+    rows = _channels_last(use.data[x], spec)
+    g = _channels_last(use.cotangents[0], out)
+    order = (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0])
+    axes = tuple(
+        Axis(*each)
+        for each in zip(
+            (use.weight.shape[i] for i in numbers.rhs_spec[2:]),
+            params["window_strides"],
+            (low for low, _ in params["padding"]),
+            (high for _, high in params["padding"]),
+            params["lhs_dilation"],
+            params["rhs_dilation"],
+            rows.shape[2:-1],
+            g.shape[2:-1],
+            strict=True,
+        )
+    )
+    groups = params["feature_group_count"]
+    if groups == 1 and all(_pointwise(axis) for axis in axes):
+        return _as_product(rows, g, axes, use.weight.shape, order)
+    back = sorted(range(len(order)), key=order.__getitem__)
+
+    def restore(kernels: Any) -> Any:
+        ahead = kernels.ndim - len(order)
+        return kernels.transpose(*range(ahead), *(ahead + i for i in back))
+
+    return Convolved(rows, g, axes, groups, restore, _platform_gradient(use, x, kernel))
+
+
+def _platform_gradient(use: Use, x: Any, kernel: Any) -> Callable[[Any, Any], Any]:
+    """Return the kernel's gradient over a whole batch, as ordinary training computes it."""
+    numbers = use.equation.params["dimension_numbers"]
+
+    def gradient(rows: Any, g: Any) -> Any:
+        rows, g = (
+            _own_layout(a, spec) for a, spec in ((rows, numbers.lhs_spec), (g, numbers.out_spec))
+        )
+        like = jnp.zeros(kernel.shape, kernel.dtype)
+
+        def operation(weight: Any) -> Any:
+            return lax.conv_general_dilated(
+                rows,
+                weight,
+                use.equation.params["window_strides"],
+                use.equation.params["padding"],
+                use.equation.params["lhs_dilation"],
+                use.equation.params["rhs_dilation"],
+                numbers,
+                precision=use.equation.params["precision"],
+            )
+
+        return jax.vjp(operation, like)[1](g.astype(kernel.dtype))[0].astype(jnp.float32)
+
+    return gradient
+
+
+def _pointwise(axis: Axis) -> bool:
+    return axis.kernel == 1 and axis.spread == 1
+
+
+def _as_product(
+    rows: Any, g: Any, axes: Sequence[Axis], shape: tuple[int, ...], order: tuple[int, ...]
+) -> Outer:
+    """Treat a convolution with a kernel of one pixel as the matrix product that it is."""
+    rows = padded(rows, [(axis.low, axis.high, 0) for axis in axes])
+    rows = cut(rows, [(0, (axis.out - 1) * axis.stride + 1, axis.stride) for axis in axes])
+    left, right = (a.reshape(a.shape[0], 1, -1, a.shape[-1]) for a in (rows, g))
+    return Outer(left, right, Layout(shape, (), order[:-1], order[-1:]))
+
+
+def _channels_last(rows: Any, spec: Sequence[int]) -> Any:
+    """Bring `(batch, turns, ...)` into the order `(batch, n, *spatial, channels)`."""
+    order = (spec[0], *spec[2:], spec[1])
+    moved = rows.transpose(0, 1, *(axis + 2 for axis in order))
+    return moved.reshape(moved.shape[0], moved.shape[1] * moved.shape[2], *moved.shape[3:])
+
+
+def _own_layout(rows: Any, spec: Sequence[int]) -> Any:
+    """Fold the batch into the convolution's own and go back to its order of axes."""
+    rows = rows.reshape(-1, *rows.shape[2:])
+    order = (spec[0], *spec[2:], spec[1])
+    return rows.transpose(sorted(range(len(order)), key=order.__getitem__))
+
+
+def _matmul(xs: list[Any], gs: list[Any], groups: int) -> Any:
+    """Return `(batch, shifts of x, left, shifts of g, groups * right)`."""
+    left, right = (
+        jnp.stack([_grouped(part, groups) for part in parts], axis=3) for parts in (xs, gs)
+    )
+    return jnp.einsum("bpgkl,bpgmr->bklmgr", left, right, preferred_element_type=jnp.float32)
+
+
+def _depthwise(xs: list[Any], gs: list[Any], groups: int) -> Any:
+    """Do the same for one input channel a group, where it is a product and a sum."""
+    rows = [jnp.stack([_channelwise(x, g, groups) for g in gs], axis=1) for x in xs]
+    return jnp.stack(rows, axis=1)
+
+
+def _channelwise(x: Any, g: Any, groups: int) -> Any:
+    spatial = tuple(range(1, x.ndim - 1))
+    g = g.reshape(*g.shape[:-1], groups, -1)
+    product = x[..., None].astype(jnp.float32) * g.astype(jnp.float32)
+    return jnp.sum(product, axis=spatial).reshape(x.shape[0], -1)
+
+
+def _grouped(part: Any, groups: int) -> Any:
+    return part.reshape(part.shape[0], -1, groups, part.shape[-1] // groups)
+
+
+def _interleave(parts: Any, on_x: Sequence[bool]) -> Any:
+    """Put the axes of the kernel, which came in two groups, in front of left and right."""
+    ahead = sum(on_x)
+    first, second = iter(range(1, 1 + ahead)), iter(range(2 + ahead, parts.ndim - 1))
+    kernel = [next(first) if yes else next(second) for yes in on_x]
+    return parts.transpose(0, *kernel, 1 + ahead, parts.ndim - 1)
+
+
+def _gram(rows: Any) -> Any:
+    return jnp.einsum("bpc,bqc->bpq", rows, rows, preferred_element_type=jnp.float32)
