@@ -28,7 +28,7 @@ class UpdateFunction:
         compiled = partial(
             backend.compile_function, eager=model.run_eagerly or not model.jit_compile
         )
-        self._zeros = compiled(backend.zeros_for)
+        self._start = compiled(partial(step.start, model))
         self._accumulate = compiled(self._accumulate_step, donate=(1,))
         self._finish = compiled(self._finish_step, donate=(0,))
         self._whole = compiled(model.train_step, donate=(0,))
@@ -69,10 +69,13 @@ class UpdateFunction:
     ) -> State:
         """Make one update with the loop over microbatches on the host."""
         params, non_trainable, optimizer_variables, metrics = state
-        sums = self._zeros(params)
+        sums = self._start(params)
+        clip_norm = self._model.optimizer.present_clip_norm(
+            optimizer_variables, mechanism.clip_norm
+        )
         for microbatch in microbatches:
             sums, metrics = self._accumulate(
-                (params, non_trainable, metrics), sums, microbatch, mechanism.clip_norm
+                (params, non_trainable, metrics), sums, microbatch, clip_norm
             )
         return self._finish((params, non_trainable, optimizer_variables, metrics), sums, mechanism)
 

@@ -38,14 +38,16 @@ def add_noise(sums: list[Any], key: Any, stddev: Any) -> list[Any]:
         List of float32 arrays.
 
     Privacy:
-        The Gaussian mechanism, if the sums move by at most `clip_norm` in L2 norm when one example
-        is added or removed. In lower precision the noise has few distinct values and no tail, so
-        it is drawn and added in float32 whatever the dtype policy.
+        The Gaussian mechanism, if the sums move by at most the sensitivity in L2 norm when one
+        example is added or removed. In lower precision the noise has few distinct values and no
+        tail, so it is drawn and added in float32 whatever the dtype policy.
     """
     root = jax.random.wrap_key_data(key, impl="threefry2x32")
     draws = _standard_normals(root, [total.shape for total in sums])
+    stddevs = stddev if isinstance(stddev, list) else [stddev] * len(sums)
     return [
-        total.astype(jnp.float32) + stddev * draw for total, draw in zip(sums, draws, strict=True)
+        total.astype(jnp.float32) + scale * draw
+        for total, scale, draw in zip(sums, stddevs, draws, strict=True)
     ]
 
 

@@ -58,8 +58,11 @@ class PrivacyPlan:
             `"full_batch"`, or `"given"` for a batch that the caller chose (no amplification).
         batch_size: Expected number of examples in an update; the divisor of the noisy sum.
         dataset_size: Number of examples that the draw is made from.
-        clip_norm: The largest L2 norm that one example adds to the sum.
-        noise_multiplier: Standard deviation of the noise on the sum, in units of `clip_norm`.
+        clip_norm: The bound on one example's gradient.
+        noise_multiplier: Standard deviation of the noise on the sum, in units of the sensitivity.
+        clipping: Name of the clip rule.
+        sensitivity: The largest L2 norm that one example adds to the sum; `None` (default):
+            `clip_norm`. An adaptive clip norm is the sensitivity itself, and this is its start.
         seeded: Whether noise and sampling came from a seed that the user chose.
     """
 
@@ -68,12 +71,15 @@ class PrivacyPlan:
     dataset_size: int
     clip_norm: float
     noise_multiplier: float
+    clipping: str = "flat"
+    sensitivity: float | None = None
     seeded: bool = False
 
     @property
     def noise_stddev(self) -> float:
-        """Standard deviation of the noise on the clipped sum, `noise_multiplier * clip_norm`."""
-        return self.noise_multiplier * self.clip_norm
+        """Standard deviation of the noise on the clipped sum."""
+        bound = self.clip_norm if self.sensitivity is None else self.sensitivity
+        return self.noise_multiplier * bound
 
     def get_config(self) -> dict[str, Any]:
         """Return the fields as a dictionary of JSON values."""

@@ -101,6 +101,8 @@ def plan_run(
         dataset_size=source.size,
         clip_norm=optimizer.clip_norm,
         noise_multiplier=math.inf if noise_multiplier is None else noise_multiplier,
+        clipping=optimizer.clip_rule.name,
+        sensitivity=float(optimizer.clip_rule.sensitivity(optimizer.clip_norm)),
         seeded=optimizer.seed is not None,
     )
     if noise_multiplier is None and budget is None:
@@ -110,7 +112,7 @@ def plan_run(
             "`noise_multiplier` to the optimizer."
         )
     size = microbatch_size(model, batch_size)
-    return PrivateRun(plan, source, sampler, guard, optimizer.seed, size)
+    return PrivateRun(plan, source, sampler, guard, optimizer.clip_rule, optimizer.seed, size)
 
 
 def check_noise_settled(run: PrivateRun) -> None:
@@ -169,7 +171,8 @@ def describe(model: Any) -> str:
     optimizer = model.optimizer
     noise = optimizer.noise_multiplier
     return (
-        f"Private training: {type(optimizer).__name__}, clip norm {optimizer.clip_norm:g}, noise "
+        f"Private training: {type(optimizer).__name__}, clip norm {optimizer.clip_norm:g} "
+        f"({optimizer.clip_rule.name}), noise "
         f"multiplier {'to be calibrated' if noise is None else f'{noise:g}'}, sampling "
         f"{model.sampler.name}, budget {model.budget}, {model.ledger.updates} updates so far"
     )

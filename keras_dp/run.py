@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_dp import accounting, noise
 from keras_dp.accounting import BudgetGuard
+from keras_dp.clipping import ClipRule
 from keras_dp.errors import PrivacyBudgetExceeded
 from keras_dp.plan import Budget, PrivacyPlan
 from keras_dp.sampling import ArraySource, Sampler
@@ -26,6 +27,7 @@ class PrivateRun:
         sampler: How an update's examples are drawn, or `None` to take all, for a batch that the
             caller chose.
         guard: Keeps the budget and writes the ledger.
+        clip_rule: How gradients are scaled down.
         seed: The user's seed, or `None`.
         microbatch_size: Examples on the device at a time.
         stop_budgets: Budgets at which to stop cleanly, from `PrivacyBudget` callbacks.
@@ -36,6 +38,7 @@ class PrivateRun:
     source: ArraySource
     sampler: Sampler | None
     guard: BudgetGuard
+    clip_rule: ClipRule
     seed: int | None
     microbatch_size: int
     stop_budgets: list[Budget] = field(default_factory=list)
@@ -48,6 +51,7 @@ class PrivateRun:
             PrivacyBudgetExceeded: when not one more update fits, or when the planned ones do not
                 all fit and no callback asks for a clean stop.
         """
+        self._sum_noise_multiplier()  # refuses a count that leaves nothing for the sum
         allowed = self.guard.allowance(self.plan, at_most=updates)
         for budget in self.stop_budgets:
             prior = self.guard.ledger.releases
@@ -85,7 +89,7 @@ class PrivateRun:
         """Return clip, noise, divisor and a fresh key for the update that was admitted last."""
         return Mechanism(
             np.float32(self.plan.clip_norm),
-            np.float32(self.plan.noise_stddev),
+            np.float32(self._sum_noise_multiplier()),
             np.float32(self.plan.batch_size),
             noise.noise_key(self.seed, self.guard.ledger.updates),
         )
@@ -116,6 +120,10 @@ class PrivateRun:
     def with_noise(self, noise_multiplier: float) -> None:
         """Settle the noise multiplier of the plan."""
         self.plan = replace(self.plan, noise_multiplier=noise_multiplier)
+
+    def _sum_noise_multiplier(self) -> float:
+        plan = self.plan
+        return self.clip_rule.sum_noise_multiplier(plan.noise_multiplier, plan.batch_size)
 
     def _refusal(self, allowed: int, updates: int) -> str:
         budget = self.guard.budget

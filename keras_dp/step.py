@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_dp import backend, noise
-from keras_dp.clipping import clipped_sum
+from keras_dp.clipping import AdaptiveQuantile, ClipRule, clipped_sum
 from keras_dp.types import NoisyGradient, Tree
 
 State = tuple[list[Any], list[Any], list[Any], list[Any]]
@@ -21,14 +21,15 @@ class Mechanism(NamedTuple):
     """What one update's clip and noise need, as array arguments of the compiled step.
 
     Attributes:
-        clip_norm: Float, the bound on one example's gradient.
-        noise_stddev: Float, standard deviation of the noise on the sum.
+        clip_norm: Float, the bound on one example's gradient; where an adaptive one starts.
+        noise_multiplier: Float, standard deviation of the noise on the sum, in units of the clip
+            rule's sensitivity.
         batch_size: Float, the declared batch size that the noisy sum is divided by.
         key: uint32 array of shape `(2,)`, this update's secret noise key.
     """
 
     clip_norm: np.float32
-    noise_stddev: np.float32
+    noise_multiplier: np.float32
     batch_size: np.float32
     key: npt.NDArray[np.uint32]
 
@@ -47,6 +48,12 @@ class Microbatch(NamedTuple):
     valid: Any
 
 
+def start(model: Any, params: list[Any]) -> list[Any]:
+    """Return zeros to sum in: one array for each weight, and the count of an adaptive clip norm."""
+    sums = backend.zeros_for(params)
+    return [*sums, *backend.zeros_for([np.zeros(())])] if _adaptive(model) else sums
+
+
 def accumulate(
     model: Any, state: State, sums: list[Any], microbatch: Microbatch, clip_norm: Any
 ) -> tuple[list[Any], list[Any]]:
@@ -55,7 +62,7 @@ def accumulate(
     Args:
         model: A `DPModel` that is built and compiled.
         state: Its training state.
-        sums: List of float32 arrays, the clipped sums so far.
+        sums: List of float32 arrays, the sums so far, see `start`.
         microbatch: The examples.
         clip_norm: Float, the bound on one example's gradient.
 
@@ -66,13 +73,19 @@ def accumulate(
     x, y, weight = microbatch.data
     rows = np.arange(_rows(x), dtype=np.int32)
     examples = {"x": x, "y": y, "sample_weight": weight, "position": rows + microbatch.offset}
+    optimizer = model.optimizer
     clip = clipped_sum(
         backend.example_loss(model, non_trainable, metrics),
         clip_norm=clip_norm,
-        clipping=model.optimizer.clipping,
+        clipping=optimizer.clip_rule,
+        layers=[variable.path.rpartition("/")[0] for variable in model.trainable_variables],
     )
-    clipped = clip(params, examples, rows < microbatch.valid)
-    sums = [total + new for total, new in zip(sums, clipped.grads, strict=True)]
+    valid = rows < microbatch.valid
+    clipped = clip(params, examples, valid)
+    added = list(clipped.grads)
+    if _adaptive(model):
+        added.append(_excess(clipped.norms, valid, clip_norm))
+    sums = [total + new for total, new in zip(sums, added, strict=True)]
     seen = {"x": x, "y": y, "sample_weight": weight, "losses": clipped.losses}
     results = {**seen, **{k: v for k, v in clipped.aux.items() if k != "non_trainable"}}
     penalty, _ = backend.regularization_gradient(model, params)
@@ -97,25 +110,39 @@ def finish(model: Any, advance: Any, state: State, sums: list[Any], mechanism: M
         drawn is private.
     """
     params, non_trainable, optimizer_variables, metrics = state
-    noisy = privatize(sums, mechanism)
+    optimizer = model.optimizer
+    clip_norm = optimizer.present_clip_norm(optimizer_variables, mechanism.clip_norm)
+    noisy, excess = privatize(optimizer.clip_rule, sums, mechanism, clip_norm)
     _, regularization = backend.regularization_gradient(model, params)
     gradient = [g + r for g, r in zip(noisy.values, regularization, strict=True)]
     advanced = advance(params, non_trainable) if non_trainable else []
-    params, optimizer_variables = model.optimizer.stateless_apply(
+    params, optimizer_variables = optimizer.stateless_apply(
         optimizer_variables, NoisyGradient(gradient), params
     )
+    if excess is not None:
+        adapted = optimizer.clip_rule.next_clip_norm(clip_norm, excess, mechanism.batch_size)
+        optimizer_variables = optimizer.with_clip_norm(optimizer_variables, adapted)
     return params, advanced, optimizer_variables, metrics
 
 
-def privatize(sums: list[Any], mechanism: Mechanism) -> NoisyGradient:
-    """Return `(sums + noise) / batch_size`, in float32.
+def privatize(
+    rule: ClipRule, sums: list[Any], mechanism: Mechanism, clip_norm: Any
+) -> tuple[NoisyGradient, Any]:
+    """Return `(sums + noise) / batch_size` in float32, and the noisy count of an adaptive rule.
 
     Args:
-        sums: The clipped sums over all examples of one update.
+        rule: The clip rule, which knows the sensitivity.
+        sums: The sums over all examples of one update, see `start`.
         mechanism: Noise, divisor and key of this update.
+        clip_norm: The bound that this update's gradients were clipped to.
     """
-    noisy = noise.add_noise(sums, mechanism.key, mechanism.noise_stddev)
-    return NoisyGradient([total / mechanism.batch_size for total in noisy])
+    stddev = mechanism.noise_multiplier * rule.sensitivity(clip_norm)
+    stddevs = [stddev] * len(sums)
+    if isinstance(rule, AdaptiveQuantile):
+        stddevs[-1] = rule.count_noise(mechanism.batch_size)
+    noisy = noise.add_noise(sums, mechanism.key, stddevs)
+    excess = noisy.pop() if isinstance(rule, AdaptiveQuantile) else None
+    return NoisyGradient([total / mechanism.batch_size for total in noisy]), excess
 
 
 def update(
@@ -133,18 +160,29 @@ def update(
         mechanism: Clip, noise, divisor and key of this update.
     """
     size = _rows(batch.data[0])
+    clip_norm = model.optimizer.present_clip_norm(state[2], mechanism.clip_norm)
 
     def body(position: Any, carry: tuple[list[Any], list[Any]]) -> tuple[list[Any], list[Any]]:
         sums, metrics = carry
         offset = position * size
         valid = keras.ops.minimum(batch.valid - offset, size)
         microbatch = Microbatch(backend.microbatch_at(batch.data, position), offset, valid)
-        return accumulate(model, (*state[:3], metrics), sums, microbatch, mechanism.clip_norm)
+        return accumulate(model, (*state[:3], metrics), sums, microbatch, clip_norm)
 
     count = (batch.valid + size - 1) // size
-    sums, metrics = backend.repeat(count, body, (backend.zeros_for(state[0]), state[3]))
+    sums, metrics = backend.repeat(count, body, (start(model, state[0]), state[3]))
     return finish(model, advance, (*state[:3], metrics), sums, mechanism)
 
 
 def _rows(x: Tree) -> int:
     return int(next(leaf.shape[0] for leaf in keras.tree.flatten(x) if leaf is not None))
+
+
+def _adaptive(model: Any) -> bool:
+    return isinstance(model.optimizer.clip_rule, AdaptiveQuantile)
+
+
+def _excess(norms: Any, valid: Any, clip_norm: Any) -> Any:
+    """Count +1/2 for each example whose norm is at most the clip norm, -1/2 for the others."""
+    below = keras.ops.cast(norms <= clip_norm, "float32")
+    return keras.ops.sum(keras.ops.where(valid, below - 0.5, 0.0))

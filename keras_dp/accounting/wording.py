@@ -95,10 +95,17 @@ def _updates(statement: "PrivacyStatement") -> Iterator[str]:
 
 
 def _noise(plan: PrivacyPlan) -> str:
+    rule = "" if plan.clipping == "flat" else f" (clip rule {plan.clipping})"
     if not plan.noise_multiplier:
-        return f"Clip norm {plan.clip_norm:g}, noise multiplier 0: no noise was added."
+        return f"Clip norm {plan.clip_norm:g}{rule}, noise multiplier 0: no noise was added."
+    if plan.clipping == "adaptive":
+        return (
+            f"Clip norm {plan.clip_norm:g} at first, then following a quantile of the gradients' "
+            f"norms by noisy counts; noise multiplier {plan.noise_multiplier:g} for the sum of the "
+            "clipped gradients and the count together."
+        )
     return (
-        f"Clip norm {plan.clip_norm:g}, noise multiplier {plan.noise_multiplier:g}: noise of "
+        f"Clip norm {plan.clip_norm:g}{rule}, noise multiplier {plan.noise_multiplier:g}: noise of "
         f"standard deviation {plan.noise_stddev:g} on the sum of the clipped gradients."
     )
 

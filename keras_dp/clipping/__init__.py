@@ -1,6 +1,6 @@
 """Per-example clipping: the front door `clipped_sum` and the clip rules behind it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,19 +9,23 @@ import jax.numpy as jnp
 from keras_dp import validation
 from keras_dp.clipping import reference
 from keras_dp.clipping.explain import Report, explain
+from keras_dp.clipping.factors import Clip
 from keras_dp.clipping.jaxpr import assemble, compat
 from keras_dp.clipping.jaxpr.program import rewrite
-from keras_dp.clipping.rules import CLIP_RULES, ClipRule
+from keras_dp.clipping.rules import CLIP_RULES, AdaptiveQuantile, Automatic, ClipRule, resolve
 from keras_dp.types import ClippedSum, Tree
 
 __all__ = [
     "CLIP_RULES",
     "METHODS",
+    "AdaptiveQuantile",
+    "Automatic",
     "ClipRule",
     "ClippedSum",
     "Report",
     "clipped_sum",
     "explain",
+    "resolve",
     "rewrite",
 ]
 
@@ -44,7 +48,8 @@ def clipped_sum(
     *,
     clip_norm: Any,
     method: str = "auto",
-    clipping: str = "flat",
+    clipping: Any = "flat",
+    layers: Sequence[Any] | None = None,
 ) -> Callable[..., ClippedSum]:
     """Make a function that clips every example's gradient and sums them.
 
@@ -56,7 +61,9 @@ def clipped_sum(
             comes without batch axis, so examples cannot mix.
         clip_norm: Float above 0 (or a traced scalar), the largest L2 norm that one example adds.
         method: `"auto"` (default) picks the fastest exact method, `"vmap"` is the slow reference.
-        clipping: Name of the clip rule, `"flat"` by default.
+        clipping: The clip rule: a name in `CLIP_RULES`, `"flat"` by default, or a rule object.
+        layers: For `"per_layer"`: one hashable for each leaf of `params`; leaves with equal ones
+            form a layer. Default: each leaf is one.
 
     Returns:
         `f(params, batch, mask=None) -> ClippedSum`: `batch` has a leading batch axis on every
@@ -68,8 +75,9 @@ def clipped_sum(
             parameters, or leaves that disagree on the batch axis.
 
     Privacy:
-        The sum is not private yet. Adding or removing one example moves it by at most
-        `clip_norm` in L2 norm: that is the sensitivity which the noise must match.
+        The sum is not private yet. Adding or removing one example moves it by at most the clip
+        rule's `sensitivity(clip_norm)` in L2 norm, which the noise must match; that is `clip_norm`
+        for the flat rule.
 
     Example:
         >>> import jax.numpy as jnp
@@ -84,7 +92,7 @@ def clipped_sum(
     if not isinstance(clip_norm, jax.Array):
         validation.positive_float("clip_norm", clip_norm)
     compute = METHODS[validation.one_of("method", method, METHODS)]
-    rule = CLIP_RULES[validation.one_of("clipping", clipping, CLIP_RULES)]
+    rule = resolve(clipping)
 
     def clip_and_sum(params: Tree, batch: Tree, mask: Any = None) -> ClippedSum:
         size = _batch_axis(batch)
@@ -95,9 +103,34 @@ def clipped_sum(
                 f"`mask` must have shape ({size},), one entry for each example. "
                 f"Received shape {mask.shape}."
             )
-        return compute(_with_aux(loss_fn), params, batch, mask, clip_norm, rule)
+        clip = Clip(rule, clip_norm, _number(layers, len(jax.tree.leaves(params))))
+        if size == 0:
+            return _of_nothing(_with_aux(loss_fn), params, batch)
+        return compute(_with_aux(loss_fn), params, batch, mask, clip)
 
     return clip_and_sum
+
+
+def _number(layers: Sequence[Any] | None, leaves: int) -> tuple[int, ...]:
+    """Number the layers in order of appearance."""
+    names = list(range(leaves)) if layers is None else list(layers)
+    if len(names) != leaves:
+        raise ValueError(
+            f"`layers` must have one entry for each of the {leaves} leaves of `params`. "
+            f"Received {len(names)}."
+        )
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return tuple(numbers[name] for name in names)
+
+
+def _of_nothing(loss_fn: Callable[..., Any], params: Tree, batch: Tree) -> ClippedSum:
+    """Return the clipped sum of a batch without examples."""
+    loss, aux = jax.eval_shape(
+        loss_fn, params, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), batch)
+    )
+    sums = jax.tree.map(lambda a: jnp.zeros(jnp.shape(a), jnp.float32), params)
+    empty = jax.tree.map(lambda a: jnp.zeros((0, *a.shape), a.dtype), aux)
+    return ClippedSum(sums, jnp.zeros((0,), jnp.float32), jnp.zeros((0,), loss.dtype), empty)
 
 
 def _with_aux(loss_fn: Callable[..., Any]) -> Callable[[Tree, Tree], tuple[Any, Tree]]:

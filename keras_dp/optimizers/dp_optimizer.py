@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_dp import validation
-from keras_dp.clipping import CLIP_RULES
+from keras_dp.clipping import AdaptiveQuantile, resolve
 from keras_dp.errors import NotPrivateError
 from keras_dp.types import NoisyGradient
 
@@ -33,7 +33,8 @@ class DPOptimizer(keras.optimizers.Optimizer):
         noise_multiplier: Float of at least 0: standard deviation of the noise on the sum, in units
             of `clip_norm`. `None` (default): calibrated from the model's budget at the first
             `fit`.
-        clipping: Name of the clip rule, default `"flat"`.
+        clipping: The clip rule: `"flat"` (default), `"unit_norm"`, `"automatic"`, `"per_layer"`,
+            `"adaptive"`, or a rule object such as `clipping.AdaptiveQuantile(quantile=0.6)`.
         seed: `None` (default) draws noise and batches from the operating system's entropy. An
             integer makes them repeatable, for tests and experiments.
         name: Name of the optimizer.
@@ -64,7 +65,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         *,
         clip_norm: float = 1.0,
         noise_multiplier: float | None = None,
-        clipping: str = "flat",
+        clipping: Any = "flat",
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -78,7 +79,9 @@ class DPOptimizer(keras.optimizers.Optimizer):
             if noise_multiplier is None
             else validation.non_negative_float("noise_multiplier", noise_multiplier)
         )
-        self.clipping = validation.one_of("clipping", clipping, CLIP_RULES)
+        self.clip_rule = resolve(clipping)
+        self.clip_rule.check(self.clip_norm)
+        self._adaptive_clip_norm: Any = None
         self.seed = None if seed is None else _check_seed(seed)
         self._serves_private_model = False
 
@@ -97,6 +100,34 @@ class DPOptimizer(keras.optimizers.Optimizer):
             raise NotPrivateError(_REFUSAL + "Received a model that is not private.")
         self.inner_optimizer.build(variables)
         super().build(variables)
+        if isinstance(self.clip_rule, AdaptiveQuantile) and self._adaptive_clip_norm is None:
+            self._adaptive_clip_norm = self.add_variable(
+                shape=(),
+                initializer=keras.initializers.Constant(self.clip_norm),
+                dtype="float32",
+                name="clip_norm",
+            )
+
+    def present_clip_norm(self, optimizer_variables: list[Any], fixed: Any) -> Any:
+        """Return the clip norm of the next update.
+
+        Args:
+            optimizer_variables: Values of `variables`.
+            fixed: The clip norm of rules that do not adapt it.
+        """
+        if self._adaptive_clip_norm is None:
+            return fixed
+        return optimizer_variables[self._clip_norm_position()]
+
+    def with_clip_norm(self, optimizer_variables: list[Any], clip_norm: Any) -> list[Any]:
+        """Return values of `variables` with another adaptive clip norm."""
+        changed = list(optimizer_variables)
+        changed[self._clip_norm_position()] = clip_norm
+        return changed
+
+    def _clip_norm_position(self) -> int:
+        found = (i for i, v in enumerate(self.variables) if v is self._adaptive_clip_norm)
+        return next(found)
 
     @property
     def updates(self) -> Any:
@@ -150,20 +181,24 @@ class DPOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer.finalize_variable_values(var_list)
 
     def save_own_variables(self, store: Any) -> None:
-        """Save the count of updates; the inner optimizer saves its own state."""
+        """Save the count of updates and an adaptive clip norm; the inner optimizer saves itself."""
         store["updates"] = self._iterations.numpy()
+        if self._adaptive_clip_norm is not None:
+            store["clip_norm"] = self._adaptive_clip_norm.numpy()
 
     def load_own_variables(self, store: Any) -> None:
         """Restore the count of updates; a file of another optimizer has none and is passed over."""
         if "updates" in store.keys():  # noqa: SIM118 - an h5 store is no dict
             self._iterations.assign(store["updates"])
+        if self._adaptive_clip_norm is not None and "clip_norm" in store.keys():  # noqa: SIM118
+            self._adaptive_clip_norm.assign(store["clip_norm"])
 
     def privacy_config(self) -> dict[str, Any]:
         """Return the settings of the mechanism; never the seed."""
         return {
             "clip_norm": self.clip_norm,
             "noise_multiplier": self.noise_multiplier,
-            "clipping": self.clipping,
+            "clipping": self.clip_rule.get_config(),
         }
 
     def get_config(self) -> dict[str, Any]:

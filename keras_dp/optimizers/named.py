@@ -19,7 +19,7 @@ class _Named(DPOptimizer):
         *,
         clip_norm: float = 1.0,
         noise_multiplier: float | None = None,
-        clipping: str = "flat",
+        clipping: Any = "flat",
         seed: int | None = None,
         name: str | None = None,
         **kwargs: Any,
@@ -56,7 +56,7 @@ class DPSGD(_Named):
         learning_rate: Float, schedule or callable, default 0.001; steps count updates.
         clip_norm: Float above 0, default 1.0, see `DPOptimizer`.
         noise_multiplier: Float of at least 0, or `None` to calibrate, see `DPOptimizer`.
-        clipping: Name of the clip rule, see `DPOptimizer`.
+        clipping: The clip rule, see `DPOptimizer`.
         seed: `None` or an integer, see `DPOptimizer`.
         name: Name of the optimizer.
         **kwargs: Further arguments of `keras.optimizers.SGD`: `momentum`, `nesterov`,
@@ -85,7 +85,7 @@ class DPAdam(_Named):
         learning_rate: Float, schedule or callable, default 0.001; steps count updates.
         clip_norm: Float above 0, default 1.0, see `DPOptimizer`.
         noise_multiplier: Float of at least 0, or `None` to calibrate, see `DPOptimizer`.
-        clipping: Name of the clip rule, see `DPOptimizer`.
+        clipping: The clip rule, see `DPOptimizer`.
         seed: `None` or an integer, see `DPOptimizer`.
         name: Name of the optimizer.
         **kwargs: Further arguments of `keras.optimizers.Adam`.
@@ -112,7 +112,7 @@ class DPAdamW(_Named):
         learning_rate: Float, schedule or callable, default 0.001; steps count updates.
         clip_norm: Float above 0, default 1.0, see `DPOptimizer`.
         noise_multiplier: Float of at least 0, or `None` to calibrate, see `DPOptimizer`.
-        clipping: Name of the clip rule, see `DPOptimizer`.
+        clipping: The clip rule, see `DPOptimizer`.
         seed: `None` or an integer, see `DPOptimizer`.
         name: Name of the optimizer.
         **kwargs: Further arguments of `keras.optimizers.AdamW`, such as `weight_decay`.

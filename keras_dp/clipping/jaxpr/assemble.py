@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from keras_dp.clipping import reference
+from keras_dp.clipping.factors import Clip
 from keras_dp.clipping.jaxpr.pieces import Piece, make_pieces
 from keras_dp.clipping.jaxpr.program import Env, make_program, run
 from keras_dp.clipping.jaxpr.rules import Factors
 from keras_dp.clipping.jaxpr.sites import Analysis, analyse
 from keras_dp.clipping.jaxpr.tapped import flow
-from keras_dp.clipping.rules import ClipRule
 from keras_dp.types import ClippedSum, Tree
 
 
@@ -45,22 +44,23 @@ def clipped_sum(
     params: Tree,
     batch: Tree,
     mask: Any,
-    clip_norm: Any,
-    rule: ClipRule,
+    clip: Clip,
 ) -> ClippedSum:
     """Clip each example's gradient and sum, see `keras_dp.clipping.clipped_sum`."""
     params, batch = jax.tree.map(jnp.asarray, (params, batch))
     traced = trace(loss_fn, params, batch)
     leaves, structure = jax.tree.flatten(params)
     pieces, outputs = take_apart(traced, leaves, jax.tree.leaves(batch), len(mask))
-    squares: dict[int, Any] = {}
+    squares = [jnp.zeros(mask.shape, jnp.float32)] * len(leaves)
     for piece in pieces:
-        squares.update(piece.squared_norms())
-    norms = jnp.sqrt(sum(squares.values(), jnp.zeros(mask.shape, jnp.float32)))
-    factors = Factors(reference.example_weights(norms, mask, clip_norm, rule))
+        for position, square in piece.squared_norms().items():
+            squares[position] = square
+    norms, values = clip.apply(squares, mask)
+    shared = {id(value): Factors(value) for value in values}
+    factors = [shared[id(value)] for value in values]
     sums = [jnp.zeros(leaf.shape, jnp.float32) for leaf in leaves]
     for piece in pieces:
-        for position, total in piece.weighted_sum([factors] * len(leaves)).items():
+        for position, total in piece.weighted_sum(factors).items():
             sums[position] = total
     losses, aux = jax.tree.unflatten(jax.tree.structure(traced.outputs), outputs)
     return ClippedSum(jax.tree.unflatten(structure, sums), norms, losses, aux)

@@ -1,0 +1,53 @@
+"""From norms to factors: what each example's gradients are multiplied with in the sum."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from keras_dp.clipping.rules import ClipRule
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip rule with its bound.
+
+    Attributes:
+        rule: The clip rule.
+        clip_norm: Float or traced scalar, the bound.
+        layers: For each leaf of the parameters, the number of the layer it belongs to.
+    """
+
+    rule: ClipRule
+    clip_norm: Any
+    layers: tuple[int, ...]
+
+    def apply(self, squares: Sequence[Any], mask: Any) -> tuple[Any, list[Any]]:
+        """Return the examples' norms, and for each leaf the examples' factors.
+
+        A masked example and one whose norm is not finite get factor 0, in every leaf: it counts as
+        nothing *inside* the clip. Repairing the noisy sum afterwards would erase the noise with it.
+
+        Args:
+            squares: For each leaf, the squared norm of every example's gradient.
+            mask: Shape `(batch,)`, 0 for padding.
+        """
+        nothing = jnp.zeros(mask.shape, jnp.float32)
+        norms = jnp.sqrt(sum(squares, start=nothing))
+        taken = jnp.isfinite(norms) & (mask > 0)
+        if not self.rule.per_layer:
+            whole = self._factors(norms, taken, 1)
+            return norms, [whole] * len(squares)
+        totals = dict.fromkeys(self.layers, nothing)
+        for layer, square in zip(self.layers, squares, strict=True):
+            totals[layer] = totals[layer] + square
+        by_layer = {
+            layer: self._factors(jnp.sqrt(total), taken, len(totals))
+            for layer, total in totals.items()
+        }
+        return norms, [by_layer[layer] for layer in self.layers]
+
+    def _factors(self, norms: Any, taken: Any, layers: int) -> Any:
+        safe = jnp.where(taken, norms, 0.0)
+        return jnp.where(taken, self.rule.factors(safe, self.clip_norm, layers), 0.0)
