@@ -111,10 +111,10 @@ def test_the_noise_of_an_update_follows_the_rules_sensitivity(rule, on_device, m
     """The test must also tell the right scale from 2/3 and 3/2 of it."""
     monkeypatch.setattr(keras_dp.backend, "loops_on_device", lambda: on_device)
     clip_norm = 1.0 if rule == "automatic" else 0.5
-    model, layer = model_of(rule, 2.0, clip_norm)
-    model.fit(np.ones((50, 4), "float32"), np.zeros((50, 1)), batch_size=20, steps_per_epoch=1)
+    model, layer = model_of(rule, 1.5, clip_norm)
+    model.fit(np.ones((200, 4), "float32"), np.zeros((200, 1)), batch_size=100, steps_per_epoch=1)
     made = clipping.resolve(rule)
-    scale = made.sum_noise_multiplier(2.0, 20) * made.sensitivity(clip_norm) / 20
+    scale = made.sum_noise_multiplier(1.5, 100) * made.sensitivity(clip_norm) / 100
     sample = np.asarray(layer.kernel).ravel()
     assert stats.kstest(sample / scale, "norm").pvalue > 1e-6
     for wrong in (2 / 3, 3 / 2):

@@ -64,6 +64,13 @@ def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
     return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
 
 
+def holds_jaxpr(parameter: Any) -> bool:
+    """Whether a parameter of an equation is a jaxpr, a function, or a sequence with one."""
+    if isinstance(parameter, (tuple, list)):
+        return any(holds_jaxpr(item) for item in parameter)
+    return callable(parameter) or hasattr(open_jaxpr(parameter)[0], "eqns")
+
+
 def is_literal(atom: Any) -> bool:
     """Whether an input of an equation is a value written into the jaxpr."""
     return isinstance(atom, Literal)

@@ -4,6 +4,7 @@ A weight whose every use keeps norms on the way back (a view) is measured where 
 such as weights that are standardised before use, are pulled back to the weights for each example.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from keras_dp.clipping.jaxpr import rules
 from keras_dp.clipping.jaxpr.origins import Origins
 from keras_dp.clipping.jaxpr.program import Env, Equation, Value, run
+from keras_dp.clipping.jaxpr.rules import norms
 from keras_dp.clipping.jaxpr.sites import Analysis
 from keras_dp.clipping.jaxpr.tapped import Flow
 from keras_dp.clipping.jaxpr.views import View, find_views
@@ -94,12 +96,16 @@ class Measured(Piece):
 
     def squared_norms(self) -> dict[int, Any]:
         """Add up the squares of all parts, and twice the products of those that overlap."""
-        total = sum(part.gradients.squared_norms() for part in self.parts)
+        squares = [part.gradients.squared_norms() for part in self.parts]
+        total = sum(squares)
+        if len(squares) == 1:
+            return {self.weights[0]: total}
         for i, part in enumerate(self.parts):
             for other in self.parts[:i]:
                 if not self.views[part.value].disjoint(self.views[other.value]):
                     total = total + 2 * _product(part, other, self.views)
-        return {self.weights[0]: jnp.maximum(total, 0.0)}
+        apart = jnp.square(sum(jnp.sqrt(square) for square in squares))
+        return {self.weights[0]: norms.guarded(total, apart)}
 
     def weighted_sum(self, factors: Sequence[rules.Factors]) -> dict[int, Any]:
         """Sum where the weight is used and bring the sums back to the weight."""
@@ -124,7 +130,8 @@ class Pulled(Piece):
         """Return the sums, from the weights' own gradients where these are smaller."""
         own = [factors[position] for position in self.weights]
         sizes = [sum(a.size for a in arrays) for arrays in (self._rows, self._full.values())]
-        if sizes[0] < sizes[1] or any(f is not own[0] for f in own):
+        apart = any(factor is not own[0] for factor in own)
+        if sizes[0] < sizes[1] or apart or not all(e.is_plain for e in self.chain):
             sums = [f.contract(rows) for f, rows in zip(own, self._rows, strict=True)]
         else:
             totals = [own[0].contract(rows) for rows in self._full.values()]
@@ -173,14 +180,15 @@ def _parts(analysis: Analysis, known: Env, passed: Flow) -> list[Part]:
         )
         seen = dict(zip(site.data, data, strict=True))
         for weight in site.weights:
-            use = rules.Use(site.equation, weight, known, seen, cotangents)
+            use = rules.Use(site.equation, weight, site.weights, known, seen, cotangents)
             found.append(Part(weight, rules.gradients(use), site.equation.name))
     return found
 
 
 def _one_turn_axis(array: Any, depth: int) -> Any:
     """Merge the axes of all loops around a site into one, of length 1 outside of loops."""
-    return array.reshape(array.shape[0], -1, *array.shape[1 + depth :]) if array.size else array
+    turns = math.prod(array.shape[1 : 1 + depth])
+    return array.reshape(array.shape[0], turns, *array.shape[1 + depth :])
 
 
 def _measurable(parts: list[Part], views: dict[Value, View]) -> list[Part] | None:

@@ -70,6 +70,11 @@ class Equation:
         """The name of the operation."""
         return "copy" if self.primitive is None else str(self.primitive)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its derivative is JAX's own, hence linear: it holds no function of the user."""
+        return not any(compat.holds_jaxpr(value) for value in self.params.values())
+
     def evaluate(self, *values: Any) -> list[Any]:
         """Compute the outputs from values for `reads`."""
         if self.primitive is None:

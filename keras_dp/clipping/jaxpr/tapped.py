@@ -170,11 +170,14 @@ def _all(equations: Iterable[Equation]) -> Iterator[Equation]:
 
 @jax.custom_jvp
 def _tapped(value: Any, tap: Any) -> Any:
-    """Return the value; its derivative is that of `value + tap`."""
-    del tap
-    return value
+    """Return the value; its derivative is that of `value + tap`.
+
+    The choice never falls on the tap and XLA drops it, but it tells `vmap` that the result has a
+    batch axis, as its derivative has.
+    """
+    return jnp.where(False, tap, value)
 
 
 @_tapped.defjvp
 def _tapped_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
-    return primals[0], tangents[0] + tangents[1]
+    return _tapped(*primals), tangents[0] + tangents[1]

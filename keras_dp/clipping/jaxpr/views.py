@@ -56,7 +56,7 @@ Found = dict[Value, View]
 
 def _same(equation: Equation, view: View, source: Value) -> Found:
     del source
-    kept = jnp.issubdtype(equation.outputs[0].dtype, jnp.inexact)
+    kept = jnp.issubdtype(equation.outputs[0].dtype, jnp.floating)
     return {equation.outputs[0]: view} if kept else {}
 
 

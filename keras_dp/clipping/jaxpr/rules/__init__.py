@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+
 from keras_dp.clipping.jaxpr.compat import primitives
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
 from keras_dp.clipping.jaxpr.rules.convolution import convolution
@@ -33,5 +35,7 @@ RULES: dict[Any, Callable[[Use], Gradients | None]] = {
 def gradients(use: Use) -> Gradients:
     """Return the gradients of one weight value at one site."""
     rule = RULES.get(use.equation.primitive)
-    found = None if rule is None else rule(use)
+    arrays = (*use.data.values(), *use.cotangents, use.known[use.weight])
+    covered = rule is not None and all(a.size and not jnp.iscomplexobj(a) for a in arrays)
+    found = rule(use) if rule is not None and covered else None
     return generic(use) if found is None else found

@@ -23,6 +23,7 @@ class Use:
     Attributes:
         equation: The operation.
         weight: The value whose gradients are asked for.
+        weights: All values from weights that the operation reads, this one among them.
         known: Values of all that comes from weights and constants.
         data: What the site read that depends on the example: arrays of shape
             `(batch, turns, ...)`, where a turn is one pass through the loops around the site.
@@ -31,6 +32,7 @@ class Use:
 
     equation: Equation
     weight: Value
+    weights: tuple[Value, ...]
     known: Env
     data: dict[Value, Any]
     cotangents: Sequence[Any]
@@ -108,6 +110,8 @@ def sum_along(rows: Any, axis: int) -> Any:
     XLA's own reduction of a leading axis is ten times slower on CPU, and a matrix product with ones
     would need what is fused with it written out first.
     """
+    if rows.shape[axis] == 0:
+        return jnp.sum(rows, axis)
     while rows.shape[axis] > 1:
         size = rows.shape[axis]
         step = -(-size // SLICES)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from keras_dp.clipping.jaxpr import choose
+from keras_dp.clipping.jaxpr.rules import norms
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
 from keras_dp.clipping.jaxpr.rules.outer import Layout, Outer
 from keras_dp.clipping.jaxpr.rules.sliding import Axis, cut, offsets, padded
@@ -52,7 +53,9 @@ class Convolved(Gradients):
         """Return the squared norm of every example's gradient."""
         if self.by_gram:
             g = self.g.reshape(self.g.shape[0], -1, self.g.shape[-1])
-            return jnp.sum(self._patch_gram() * _gram(g), axis=(1, 2))
+            grams = self._patch_gram()[:, None], _gram(g)[:, None]
+            repeated = jnp.full((len(g), 1), math.sqrt(self._offsets))  # of each pixel in patches
+            return norms.from_grams(*grams, (self.x, repeated), (self.g,))
         return jnp.sum(jnp.square(self._full), axis=tuple(range(1, self._full.ndim)))
 
     def weighted_sum(self, factors: Factors) -> Any:

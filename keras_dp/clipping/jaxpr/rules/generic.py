@@ -50,13 +50,16 @@ def generic(use: Use) -> Full:
         env = {**use.known, **dict(zip(values, data, strict=True))}
         reads = use.equation.reads
 
-        def operation(weight: Any) -> list[Any]:
-            inner = {**env, use.weight: weight}
+        def operation(weights: list[Any]) -> list[Any]:
+            inner = {**env, **dict(zip(use.weights, weights, strict=True))}
             results = use.equation.evaluate(*(inner[value] for value in reads))
             return [r for r in results if jnp.issubdtype(r.dtype, jnp.inexact)]
 
-        _, pull = jax.vjp(operation, use.known[use.weight])
-        return pull(list(cotangents))[0].astype(jnp.float32)
+        # All weights at once, even if one is asked for: some operations cannot be differentiated
+        # with respect to a part of them.
+        _, pull = jax.vjp(operation, [use.known[weight] for weight in use.weights])
+        gradient = pull(list(cotangents))[0][use.weights.index(use.weight)]
+        return gradient if jnp.iscomplexobj(gradient) else gradient.astype(jnp.float32)
 
     rows = jax.vmap(jax.vmap(one))(list(use.data.values()), list(use.cotangents))
     return Full(sum_along(rows, 1))

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from keras_dp.clipping.jaxpr import choose
+from keras_dp.clipping.jaxpr.rules import norms
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
 
 
@@ -87,10 +88,14 @@ class Outer(Gradients):
         if self.way == "full":
             return jnp.sum(jnp.square(self._full), axis=tuple(range(1, self._full.ndim)))
         if self.way == "product":
-            return jnp.sum(_squares(self.left)[:, :, 0] * _squares(self.right)[:, :, 0], axis=1)
+            left = _valid(self.left)[..., None] if isinstance(self.left, OneHot) else self.left
+            return jnp.sum(norms.of_product(left[:, :, 0], self.right[:, :, 0]), axis=1)
         if self.way == "segments":
             return _segment_norms(self.left, self.right)
-        return jnp.sum(gram(self.left, self.left) * gram(self.right, self.right), axis=(1, 2, 3))
+        if self.way == "equal ids":
+            return _equal_id_norms(self.left, self.right)
+        grams = gram(self.left, self.left), gram(self.right, self.right)
+        return norms.from_grams(*grams, (self.left,), (self.right,))
 
     def weighted_sum(self, factors: Factors) -> Any:
         """Return the sum of the gradients, each multiplied with its factor."""
@@ -113,7 +118,7 @@ class Outer(Gradients):
         if positions == 1:
             return "product"
         if isinstance(self.left, OneHot):
-            return "gram" if positions <= choose.LONG_SEQUENCE else "segments"
+            return "equal ids" if positions <= choose.LONG_SEQUENCE else "segments"
         cheaper = choose.writes_out(batch * blocks, positions, self.left.shape[-1], right)
         return "full" if cheaper else "gram"
 
@@ -127,6 +132,7 @@ class Outer(Gradients):
         flops = {
             "product": 2 * each * (left + right),
             "gram": 2 * each * positions**2 * (left + right),
+            "equal ids": 2 * each * positions**2 * right,
             "segments": 4 * each * positions * right,
             "full": 2 * each * left * right,
         }[self.way]
@@ -192,10 +198,13 @@ def _valid(rows: OneHot) -> Any:
     return (rows.ids >= 0) & (rows.ids < rows.size)
 
 
-def _squares(factor: Factor) -> Any:
-    if isinstance(factor, OneHot):
-        return _valid(factor).astype(jnp.float32)
-    return jnp.sum(jnp.square(factor.astype(jnp.float32)), axis=-1)
+def _equal_id_norms(left: OneHot, right: Any) -> Any:
+    """Add up the rows of equal ids at each of these ids, then square and count each id once."""
+    same = gram(left, left)
+    sums = _einsum("bnpq,bnqr->bnpr", same, right.astype(jnp.float32))
+    times = jnp.maximum(jnp.sum(same, axis=-1), 1.0)
+    valid = _valid(left).astype(jnp.float32)
+    return jnp.sum(jnp.sum(jnp.square(sums), axis=-1) * valid / times, axis=(1, 2))
 
 
 def _segment_norms(left: OneHot, right: Any) -> Any:
