@@ -27,6 +27,8 @@ class Mutation:
 
 
 CLIPPING = "tests/clipping/test_clipped_sum.py::"
+SITES = "tests/clipping/rules/"
+CLIP_RULES = "tests/clipping/test_clip_rules.py::"
 FIT = "tests/training/test_fit.py::"
 REFUSALS = "tests/training/test_refusals.py::"
 NOISE = "tests/test_noise.py::"
@@ -41,27 +43,91 @@ MUTATIONS = {
         (CLIPPING + "test_a_linear_model_gives_the_published_clipped_gradient",),
     ),
     "norm of one variable left out": Mutation(
-        "clipping/reference.py",
-        "for g in jax.tree.leaves(grads)]",
-        "for g in jax.tree.leaves(grads)[1:]]",
+        "clipping/factors.py",
+        "sum(squares, start=nothing)",
+        "sum(squares[1:], start=nothing)",
         (EQUALS + "test_clipped_update_equals_the_loop_over_examples[False-sequential_mlp]",),
     ),
     "NaN examples let through": Mutation(
+        "clipping/jaxpr/rules/base.py",
+        "jnp.where(factors > 0, factors * rows, 0.0)",
+        "factors * rows",
+        (CLIPPING + "test_an_example_without_a_finite_norm_adds_nothing",),
+    ),
+    "NaN examples let through by the reference": Mutation(
         "clipping/reference.py",
         "jnp.where(used, grads, 0.0)",
         "grads",
-        (CLIPPING + "test_an_example_without_a_finite_norm_adds_nothing",),
+        (CLIP_RULES + "test_an_example_that_is_not_finite_adds_nothing_under_any_rule",),
+    ),
+    "a mask ignored": Mutation(
+        "clipping/factors.py",
+        "jnp.isfinite(norms) & (mask > 0)",
+        "jnp.isfinite(norms)",
+        (CLIPPING + "test_sum_and_norms_equal_the_loop_over_examples",),
+    ),
+    "a site dropped": Mutation(
+        "clipping/jaxpr/sites.py",
+        "        if weights and any(",
+        "        if equation.name != 'gather' and weights and any(",
+        (CLIPPING + "test_an_embedding_used_twice_adds_up_before_the_norm",),
+    ),
+    "a missing cross term": Mutation(
+        "clipping/jaxpr/pieces.py",
+        "total = total + 2 * _product(part, other, self.views)",
+        "pass",
+        (SITES + "test_embedding.py::test_a_table_that_is_the_output_projection_too_agrees",),
+    ),
+    "the norm of a derived instead of the true weight": Mutation(
+        "clipping/jaxpr/pieces.py",
+        "    if not all(part.value in views for part in parts):\n        return None\n",
+        "    if len(parts) == 1:\n        return parts\n",
+        (SITES + "test_elementwise_and_rest.py::test_an_operation_agrees",),
+    ),
+    "a wrong stride": Mutation(
+        "clipping/jaxpr/rules/convolution.py",
+        "cut(rows, [(0, (axis.out - 1) * axis.stride + 1, axis.stride) for axis in axes])",
+        "cut(rows, [(0, axis.out, 1) for axis in axes])",
+        (SITES + "test_convolution.py::test_a_kernel_of_one_pixel_agrees",),
+    ),
+    "a kernel offset read from the wrong side": Mutation(
+        "clipping/jaxpr/rules/convolution.py",
+        "first = axis.low - at * axis.dilation",
+        "first = axis.low + at * axis.dilation - (axis.kernel - 1) * axis.dilation",
+        (SITES + "test_convolution.py::test_a_named_setting_agrees",),
+    ),
+    "a norm lost to cancellation": Mutation(
+        "clipping/jaxpr/rules/norms.py",
+        "jnp.abs(total) + ROUNDING * apart",
+        "total",
+        (
+            SITES
+            + "test_bad_examples.py"
+            + "::test_positions_that_nearly_cancel_move_the_sum_by_at_most_clip_norm",
+        ),
+    ),
+    "noise that does not follow the clip rule": Mutation(
+        "step.py",
+        "mechanism.noise_multiplier * rule.sensitivity(clip_norm)",
+        "mechanism.noise_multiplier * clip_norm",
+        (CLIP_RULES + "test_the_noise_of_an_update_follows_the_rules_sensitivity",),
+    ),
+    "the noisy count of an adaptive clip norm for free": Mutation(
+        "run.py",
+        "return self.clip_rule.sum_noise_multiplier(plan.noise_multiplier, plan.batch_size)",
+        "return plan.noise_multiplier * (0.5 if self.clip_rule.name == 'adaptive' else 1.0)",
+        (CLIP_RULES + "test_the_noise_of_an_update_follows_the_rules_sensitivity[adaptive-False]",),
     ),
     "padding counted": Mutation(
         "step.py",
-        "rows < microbatch.valid)",
-        "rows >= 0)",
+        "valid = rows < microbatch.valid",
+        "valid = rows >= 0",
         (
             DIVISOR,
             EQUALS + "test_the_cut_into_microbatches_changes_nothing",
         ),
     ),
-    "noise halved": Mutation("noise.py", "+ stddev * draw", "+ 0.5 * stddev * draw", (RELEASED,)),
+    "noise halved": Mutation("noise.py", "+ scale * draw", "+ 0.5 * scale * draw", (RELEASED,)),
     "noise in low precision": Mutation(
         "noise.py",
         "normal(key, s, jnp.float32)",
@@ -70,8 +136,8 @@ MUTATIONS = {
     ),
     "noise left out of an empty update": Mutation(
         "executor.py",
-        "        sums = self._zeros(params)",
-        "        sums = self._zeros(params)\n"
+        "        sums = self._start(params)",
+        "        sums = self._start(params)\n"
         "        microbatches = list(microbatches)\n"
         "        if not microbatches:\n"
         "            return state",
@@ -97,8 +163,8 @@ MUTATIONS = {
     ),
     "noise for every microbatch": Mutation(
         "step.py",
-        "    sums = [total + new for total, new in zip(sums, clipped.grads, strict=True)]",
-        "    sums = [total + new for total, new in zip(sums, clipped.grads, strict=True)]\n"
+        "    sums = [total + new for total, new in zip(sums, added, strict=True)]",
+        "    sums = [total + new for total, new in zip(sums, added, strict=True)]\n"
         "    sums = noise.add_noise(\n"
         "        sums, noise.noise_key(7, 0) ^ microbatch.offset.astype(np.uint32), 2 * clip_norm\n"
         "    )",
@@ -146,8 +212,8 @@ MUTATIONS = {
     ),
     "data flowing into state is not noticed": Mutation(
         "backend/jax/state.py",
-        "for i, out in enumerate(traced.jaxpr.outvars) if id(out) in tainted",
-        "for i, out in enumerate(traced.jaxpr.outvars) if False",
+        "for i, out in enumerate(program.outputs[1:]) if out in tainted)",
+        "for i, out in enumerate(program.outputs[1:]) if False)",
         (REFUSALS + "test_state_that_takes_up_data_is_refused_by_the_layers_name",),
     ),
     "the regularizer inside the clip": Mutation(

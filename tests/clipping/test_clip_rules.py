@@ -84,10 +84,11 @@ def test_one_example_adds_the_sensitivity_at_most_and_nearly_that_if_it_is_large
     assert max(added) >= 0.99 * sensitivity
 
 
+@pytest.mark.parametrize("method", sorted(clipping.METHODS))
 @pytest.mark.parametrize("rule", RULES)
-def test_an_example_that_is_not_finite_adds_nothing_under_any_rule(rule):
+def test_an_example_that_is_not_finite_adds_nothing_under_any_rule(rule, method):
     x = gradients(1.0, 4)
-    clip = clipping.clipped_sum(loss, clip_norm=bound_for(rule), clipping=rule)
+    clip = clipping.clipped_sum(loss, clip_norm=bound_for(rule), clipping=rule, method=method)
     clean = clip(PARAMS, x, np.array([1, 0, 1, 1]))
     x[1, 4] = np.nan
     dirty = clip(PARAMS, x)

@@ -190,3 +190,36 @@ def test_leaves_without_a_common_batch_axis_are_refused():
         clip(jnp.ones(()), {"a": jnp.ones(2), "b": jnp.ones(3)})
     with pytest.raises(ValueError, match=r"`mask` must have shape \(2,\).*\(3,\)"):
         clip(jnp.ones(()), {"a": jnp.ones(2)}, jnp.ones(3))
+
+
+@pytest.mark.parametrize("method", sorted(clipping.METHODS))
+def test_a_batch_without_examples_gives_zeros(method):
+    params, batch = mlp_problem(np.random.default_rng(0), 3)
+    empty = jax.tree.map(lambda a: a[:0], batch)
+    result = clipping.clipped_sum(mlp_loss, clip_norm=1.0, method=method)(params, empty)
+    assert jax.tree.map(jnp.shape, result.grads) == jax.tree.map(jnp.shape, params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(result.grads))
+    assert result.norms.shape == result.losses.shape == (0,)
+    assert result.aux.shape == (0, 6)
+
+
+@pytest.mark.parametrize("method", sorted(clipping.METHODS))
+def test_a_parameter_that_is_never_used_has_a_gradient_of_zero(method):
+    clip = clipping.clipped_sum(lambda p, x: p["used"] * x, clip_norm=1.0, method=method)
+    result = clip({"used": jnp.array(1.0), "idle": jnp.ones((2, 3))}, jnp.array([0.5, 0.25]))
+    np.testing.assert_array_equal(result.grads["idle"], np.zeros((2, 3)))
+    np.testing.assert_allclose(result.norms, [0.5, 0.25])
+
+
+def test_the_clipped_sum_equals_that_of_jax_privacy():
+    """Another library's per-example clipping as an outside oracle, on a small network."""
+    import jax_privacy
+
+    params, batch = mlp_problem(np.random.default_rng(3), 16)
+    theirs = jax_privacy.clipped_grad(
+        lambda p, example: mlp_loss(p, example)[0],
+        l2_clip_norm=0.7,
+        batch_argnums=1,
+        keep_batch_dim=False,
+    )
+    close(clipping.clipped_sum(mlp_loss, clip_norm=0.7)(params, batch).grads, theirs(params, batch))
