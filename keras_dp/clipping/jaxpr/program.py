@@ -172,6 +172,14 @@ def run(equations: Iterable[Equation], env: Env) -> None:
         env.update(zip(equation.outputs, results, strict=True))
 
 
+def within(equation: Equation) -> Iterator[Equation]:
+    """Yield an equation and, if it is a loop, all equations of its body."""
+    yield equation
+    if isinstance(equation, Loop):
+        for inner in equation.body.equations:
+            yield from within(inner)
+
+
 def make_program(function: Callable[..., Any], *arguments: Any) -> tuple[Program, Any]:
     """Trace a function and flatten it.
 

@@ -5,12 +5,12 @@ example. A *site* is an equation that computes a DATA value from a WEIGHT value.
 example's gradient holds came through a site, so a norm over all sites misses nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 
-from keras_dp.clipping.jaxpr.program import Atom, Equation, Literal, Loop, Program, Value
+from keras_dp.clipping.jaxpr.program import Atom, Equation, Literal, Loop, Program, Value, within
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,8 @@ class Analysis:
         fixed: Equations that depend on neither weights nor data.
         from_weights: Equations that depend on weights, not on data.
         from_data: All others, copies added where a weight enters a loop or is a result itself.
-        sites: The sites among `from_data`, those in loops included, by equation.
+        sites: The sites among `from_data` that the loss depends on, those in loops included, by
+            equation.
         weights: The program's inputs that are weights.
         data: Its other inputs.
         outputs: Its results.
@@ -81,15 +82,25 @@ def analyse(program: Program, weights: int, *, loss: int = 0) -> Analysis:
     outputs = list(program.outputs)
     if outputs[loss] in colours.weights:
         from_data.extend(colours.copy(outputs, (loss,), (), 0))
+    needed = set(_needed_for(outputs[loss], from_data))
     return Analysis(
         tuple(fixed),
         tuple(from_weights),
         tuple(from_data),
-        colours.sites,
+        {equation: site for equation, site in colours.sites.items() if equation in needed},
         program.inputs[:weights],
         program.inputs[weights:],
         tuple(outputs),
     )
+
+
+def _needed_for(target: Atom, equations: Sequence[Equation]) -> Iterator[Equation]:
+    """Yield the equations that the target depends on, and all within loops that it depends on."""
+    wanted = {target}
+    for equation in reversed(equations):
+        if any(value in wanted for value in equation.outputs):
+            wanted.update(equation.reads)
+            yield from within(equation)
 
 
 @dataclass

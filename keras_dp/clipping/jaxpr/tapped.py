@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from keras_dp.clipping.jaxpr.compat import primitives
-from keras_dp.clipping.jaxpr.program import Env, Equation, Loop, Value, read
+from keras_dp.clipping.jaxpr.program import Env, Equation, Loop, Value, read, within
 from keras_dp.clipping.jaxpr.sites import Analysis, Site
 
 
@@ -136,18 +136,15 @@ class _Runner:
         return seen
 
     def _within(self, loop: Loop) -> Iterator[Site]:
-        for equation in loop.body.equations:
-            if equation in self.analysis.sites:
-                yield self.analysis.sites[equation]
-            elif isinstance(equation, Loop):
-                yield from self._within(equation)
+        sites = self.analysis.sites
+        return (sites[equation] for equation in within(loop) if equation in sites)
 
     @cached_property
     def _added(self) -> dict[Value, Value]:
         """For each value that is read once, by a sum of the same shape, that sum."""
         readers: Counter[Value] = Counter(a for a in self.analysis.outputs if isinstance(a, Value))
         sums: dict[Value, Value] = {}
-        for equation in _all(self.analysis.from_data):
+        for equation in (e for each in self.analysis.from_data for e in within(each)):
             readers.update(equation.reads)
             if isinstance(equation, Loop):
                 readers.update(a for a in equation.body.outputs if isinstance(a, Value))
@@ -159,13 +156,6 @@ class _Runner:
             for value, total in sums.items()
             if readers[value] == 1 and value.depth == total.depth and value.dtype == total.dtype
         }
-
-
-def _all(equations: Iterable[Equation]) -> Iterator[Equation]:
-    for equation in equations:
-        yield equation
-        if isinstance(equation, Loop):
-            yield from _all(equation.body.equations)
 
 
 @jax.custom_jvp
