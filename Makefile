@@ -3,11 +3,14 @@
 #
 #   make PYTHON=python3.12 test       another interpreter (3.11, 3.12 or 3.13)
 #   make PYTEST_ARGS="-x -k noise" test
+#   make PYTHON=python3.13 test-newest
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n 2
 DEMO_ARGS ?=
+ZOO ?= 300
+ZOO_REPORT ?= docs/zoo.md
 
 BIN := $(VENV)/bin
 DATASET := dataset-fashion-mnist
@@ -18,11 +21,15 @@ export KERAS_BACKEND := jax
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo data format clean
+.PHONY: help test test-oldest test-newest test-zoo demo data format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make test    install, lint, type-check and test (coverage of at least 95 %)"
+	@echo "make test-oldest, make test-newest"
+	@echo "             the same with the oldest or the newest JAX, in a virtual environment each"
+	@echo "make test-zoo"
+	@echo "             $(ZOO) random Keras models and the backbones of KerasCV and KerasHub; slow"
 	@echo "make demo    install and train a private Fashion-MNIST classifier"
 	@echo "make format  install and let ruff format and fix the code"
 	@echo "make clean   remove .venv and all that was built"
@@ -33,6 +40,22 @@ test: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+
+# Both ends of the JAX releases that pyproject.toml allows; the newest needs Python 3.12 or 3.13.
+test-oldest:
+	@$(MAKE) VENV=$(VENV)-oldest $(VENV)-oldest/.installed-test
+	$(VENV)-oldest/bin/python -m pip install --quiet \
+	"jax==$$(sed -n 's/^ *"jax>=\([0-9.]*\)",/\1/p' pyproject.toml)"
+	$(VENV)-oldest/bin/python -m pytest $(PYTEST_ARGS)
+
+test-newest:
+	@$(MAKE) VENV=$(VENV)-newest $(VENV)-newest/.installed-test
+	$(VENV)-newest/bin/python -m pip install --quiet --upgrade jax
+	$(VENV)-newest/bin/python -m pytest $(PYTEST_ARGS)
+
+test-zoo: $(VENV)/.installed-zoo
+	KERAS_DP_ZOO=$(ZOO) KERAS_DP_ZOO_REPORT=$(ZOO_REPORT) \
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/zoo
 
 demo: $(VENV)/.installed-demo data
 	$(BIN)/python examples/fashion_mnist.py $(DEMO_ARGS)
@@ -71,7 +94,8 @@ $(VENV)/.made:
 	@touch $@
 
 clean:
-	@if [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
+	@for venv in $(VENV) $(VENV)-oldest $(VENV)-newest; do \
+	if [ -f $$venv/pyvenv.cfg ]; then rm -rf $$venv; fi; done
 	rm -rf build dist .coverage .coverage.* htmlcov
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find keras_dp tests examples conftest.py -name __pycache__ -prune -exec rm -rf {} +

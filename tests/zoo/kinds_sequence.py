@@ -42,17 +42,26 @@ def _loop(d):
     return {"go_backwards": d.maybe(0.3), "unroll": d.maybe(0.3)}
 
 
+def _without_clash(settings):
+    """Avoid what Keras cannot compile: masks of implementation 1 are one trace's, kept for all."""
+    if settings["dropout"] or settings["recurrent_dropout"]:
+        settings["implementation"] = 2
+    return settings
+
+
 def simple_rnn(d, x):
     return d.layer("SimpleRNN", d.units(), **_recurrent(d), **_loop(d))(x)
 
 
 def lstm(d, x):
-    return d.layer("LSTM", d.units(), implementation=d.pick(1, 2), **_recurrent(d), **_loop(d))(x)
+    settings = {"implementation": d.pick(1, 2), **_recurrent(d), **_loop(d)}
+    return d.layer("LSTM", d.units(), **_without_clash(settings))(x)
 
 
 def gru(d, x):
     settings = {"implementation": d.pick(1, 2), "reset_after": d.maybe()}
-    return d.layer("GRU", d.units(), **settings, **_recurrent(d), **_loop(d))(x)
+    settings |= {**_recurrent(d), **_loop(d)}
+    return d.layer("GRU", d.units(), **_without_clash(settings))(x)
 
 
 def bidirectional(d, x):
