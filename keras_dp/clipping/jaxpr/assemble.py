@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from keras_dp.clipping.factors import Clip
-from keras_dp.clipping.jaxpr.pieces import Piece, make_pieces
+from keras_dp.clipping.jaxpr.grouping import make_pieces
+from keras_dp.clipping.jaxpr.pieces import Piece
 from keras_dp.clipping.jaxpr.program import Env, make_program, run
 from keras_dp.clipping.jaxpr.rules import Factors
 from keras_dp.clipping.jaxpr.sites import Analysis, analyse

@@ -4,7 +4,6 @@ A weight whose every use keeps norms on the way back (a view) is measured where 
 such as weights that are standardised before use, are pulled back to the weights for each example.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from keras_dp.clipping.jaxpr import rules
-from keras_dp.clipping.jaxpr.origins import Origins
 from keras_dp.clipping.jaxpr.program import Env, Equation, Value, run
 from keras_dp.clipping.jaxpr.rules import norms
 from keras_dp.clipping.jaxpr.sites import Analysis
-from keras_dp.clipping.jaxpr.tapped import Flow
-from keras_dp.clipping.jaxpr.views import View, find_views
+from keras_dp.clipping.jaxpr.views import View
 
 Axes = tuple[int | None, ...]
 
@@ -152,46 +149,7 @@ class Pulled(Piece):
         return jax.vmap(lambda rows: self.pull(values, rows))(list(self._full.values()))
 
 
-def make_pieces(analysis: Analysis, known: Env, passed: Flow) -> list[Piece]:
-    """Sort the sites' gradients by weight and choose how each group is measured."""
-    parts = _parts(analysis, known, passed)
-    origins = Origins(analysis)
-    views = find_views(analysis.weights, analysis.from_weights)
-    pieces: list[Piece] = []
-    for weights, values in origins.groups([part.value for part in parts]):
-        members = [part for part in parts if part.value in values]
-        chain = origins.chain(values)
-        joined = _measurable(members, views)
-        if joined is None:
-            pieces.append(Pulled(analysis, known, weights, tuple(members), chain))
-        else:
-            pieces.append(Measured(analysis, known, weights, tuple(joined), chain, views))
-    return pieces
-
-
-def _parts(analysis: Analysis, known: Env, passed: Flow) -> list[Part]:
-    """Return the gradients of every weight value at every site."""
-    found = []
-    for site in analysis.sites.values():
-        depth = len(site.loops)
-        data, cotangents = (
-            [_one_turn_axis(array, depth) for array in arrays[site]]
-            for arrays in (passed.data, passed.cotangents)
-        )
-        seen = dict(zip(site.data, data, strict=True))
-        for weight in site.weights:
-            use = rules.Use(site.equation, weight, site.weights, known, seen, cotangents)
-            found.append(Part(weight, rules.gradients(use), site.equation.name))
-    return found
-
-
-def _one_turn_axis(array: Any, depth: int) -> Any:
-    """Merge the axes of all loops around a site into one, of length 1 outside of loops."""
-    turns = math.prod(array.shape[1 : 1 + depth])
-    return array.reshape(array.shape[0], turns, *array.shape[1 + depth :])
-
-
-def _measurable(parts: list[Part], views: dict[Value, View]) -> list[Part] | None:
+def measurable(parts: list[Part], views: dict[Value, View]) -> list[Part] | None:
     """Return the parts with those of one layout joined, if norms can be taken where they are."""
     if not all(part.value in views for part in parts):
         return None

@@ -12,6 +12,7 @@ from keras_dp.clipping.jaxpr.assemble import Traced, take_apart
 from keras_dp.clipping.jaxpr.pieces import Piece, Pulled
 from keras_dp.clipping.jaxpr.program import Equation, Loop
 from keras_dp.clipping.jaxpr.rules import Cost
+from keras_dp.clipping.jaxpr.standardised import Standardised
 
 LIVE_PART = 0.5
 """Part of all intermediate values that XLA keeps at one time, forward and backward, as measured on
@@ -54,6 +55,8 @@ def _rows(piece: Piece, names: Sequence[str]) -> Iterable[Row]:
         if isinstance(piece, Pulled):
             size = 4 * math.prod(value.shape)
             cost = Cost(f"{cost.rule}, pulled back", cost.flops + size, max(cost.bytes, size))
+        if isinstance(piece, Standardised):
+            cost = Cost(f"{cost.rule}, standardised", cost.flops, cost.bytes)
         yield Row(weights, value.shape, operation, cost.rule, cost.flops, cost.bytes)
 
 

@@ -257,7 +257,7 @@ def test_a_convolution_in_bfloat16_agrees(seed, channels):
         return jnp.sum(convolve(x[None], kernel, 2).astype(jnp.float32) * e["y"])
 
     shapes = {"x": (3, 3, channels[0]), "y": (3, 3, channels[1])}
-    agree(loss, *problem(seed, {"k": (2, 2, *channels)}, shapes), rtol=1e-2)
+    agree(loss, *problem(seed, {"k": (2, 2, *channels)}, shapes), rtol=5e-2)
 
 
 @draws(1)

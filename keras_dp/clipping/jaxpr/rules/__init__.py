@@ -7,12 +7,13 @@ import jax.numpy as jnp
 
 from keras_dp.clipping.jaxpr.compat import primitives
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
-from keras_dp.clipping.jaxpr.rules.convolution import convolution
+from keras_dp.clipping.jaxpr.rules.convolution import Convolved, convolution
 from keras_dp.clipping.jaxpr.rules.embedding import embedding
 from keras_dp.clipping.jaxpr.rules.generic import Full, generic
 from keras_dp.clipping.jaxpr.rules.outer import Outer, cross_products, dense, join
 
 __all__ = [
+    "Convolved",
     "Cost",
     "Factors",
     "Full",

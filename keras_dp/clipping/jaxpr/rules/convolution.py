@@ -35,7 +35,8 @@ class Convolved(Gradients):
         axes: The spatial axes.
         groups: Number of feature groups.
         restore: Turns `(..., *kernel, left, groups * right)` into the kernel's own layout.
-        kernel_gradient: `f(x, g)` for one convolution over all of a batch, by the platform.
+        platform: The convolution of a whole batch as the platform does it.
+        channel_axis: The kernel's axis of output channels.
     """
 
     x: Any
@@ -43,7 +44,8 @@ class Convolved(Gradients):
     axes: tuple[Axis, ...]
     groups: int
     restore: Callable[[Any], Any]
-    kernel_gradient: Callable[[Any, Any], Any]
+    platform: "Platform"
+    channel_axis: int
 
     def full(self) -> Any:
         """Return every example's gradient."""
@@ -52,18 +54,36 @@ class Convolved(Gradients):
     def squared_norms(self) -> Any:
         """Return the squared norm of every example's gradient."""
         if self.by_gram:
-            g = self.g.reshape(self.g.shape[0], -1, self.g.shape[-1])
-            grams = self._patch_gram()[:, None], _gram(g)[:, None]
-            repeated = jnp.full((len(g), 1), math.sqrt(self._offsets))  # of each pixel in patches
-            return norms.from_grams(*grams, (self.x, repeated), (self.g,))
+            return self.scaled_squared_norms(jnp.float32(1.0))
         return jnp.sum(jnp.square(self._full), axis=tuple(range(1, self._full.ndim)))
+
+    def scaled_squared_norms(self, scales: Any) -> Any:
+        """Return squared norms by Gram matrices, each output channel multiplied with a number.
+
+        Args:
+            scales: One number, or an array of shape `(groups * right,)`.
+        """
+        g = self.g.reshape(self.g.shape[0], -1, self.g.shape[-1]) * scales
+        grams = self._patch_gram()[:, None], _gram(g)[:, None]
+        repeated = jnp.full((len(g), 1), math.sqrt(self._offsets))  # of each pixel in patches
+        return norms.from_grams(*grams, (self.x, repeated), (g,))
+
+    def products(self, kernel: Any) -> Any:
+        """Return `<kernel, gradient_i>` of each output channel, `(batch, groups * right)`.
+
+        Args:
+            kernel: Array of the kernel's layout; its output channels may be one, for all alike.
+        """
+        out = self.platform.output(self.x, kernel.astype(self.x.dtype))
+        axes = tuple(range(1, self.g.ndim - 1))
+        return jnp.sum(out.astype(jnp.float32) * self.g.astype(jnp.float32), axis=axes)
 
     def weighted_sum(self, factors: Factors) -> Any:
         """Return the sum of the gradients, each multiplied with its factor."""
         if not self.by_gram:
             return factors.contract(self._full)
         g = factors.scale(self.g).astype(self.x.dtype)
-        return self.kernel_gradient(factors.keep(self.x), g)
+        return self.platform.kernel_gradient(factors.keep(self.x), g)
 
     @functools.cached_property
     def by_gram(self) -> bool:
@@ -209,34 +229,53 @@ def convolution(use: Use) -> Gradients | None:
         ahead = kernels.ndim - len(order)
         return kernels.transpose(*range(ahead), *(ahead + i for i in back))
 
-    return Convolved(rows, g, axes, groups, restore, _platform_gradient(use, x, kernel))
+    platform = Platform(params, kernel.shape, kernel.dtype)
+    return Convolved(rows, g, axes, groups, restore, platform, numbers.rhs_spec[0])
 
 
-def _platform_gradient(use: Use, x: Any, kernel: Any) -> Callable[[Any, Any], Any]:
-    """Return the kernel's gradient over a whole batch, as ordinary training computes it."""
-    numbers = use.equation.params["dimension_numbers"]
+@dataclass(frozen=True)
+class Platform:
+    """The convolution of a site, on a whole batch at once.
 
-    def gradient(rows: Any, g: Any) -> Any:
-        rows, g = (
-            _own_layout(a, spec) for a, spec in ((rows, numbers.lhs_spec), (g, numbers.out_spec))
+    Attributes:
+        params: Parameters of the primitive.
+        shape: Shape of the kernel.
+        dtype: Its dtype.
+    """
+
+    params: dict[str, Any]
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def output(self, rows: Any, kernel: Any) -> Any:
+        """Return the output for `(batch, n, *spatial, channels)`, in the same order of axes."""
+        out = self._convolve(_own_layout(rows, self._numbers.lhs_spec), kernel)
+        order = (self._numbers.out_spec[0], *self._numbers.out_spec[2:], self._numbers.out_spec[1])
+        return out.transpose(order).reshape(*rows.shape[:2], *(out.shape[i] for i in order[1:]))
+
+    def kernel_gradient(self, rows: Any, g: Any) -> Any:
+        """Return the kernel's gradient over the batch, as ordinary training computes it."""
+        rows = _own_layout(rows, self._numbers.lhs_spec)
+        g = _own_layout(g, self._numbers.out_spec).astype(self.dtype)
+        like = jnp.zeros(self.shape, self.dtype)
+        (gradient,) = jax.vjp(lambda kernel: self._convolve(rows, kernel), like)[1](g)
+        return gradient.astype(jnp.float32)
+
+    @property
+    def _numbers(self) -> Any:
+        return self.params["dimension_numbers"]
+
+    def _convolve(self, rows: Any, kernel: Any) -> Any:
+        return lax.conv_general_dilated(
+            rows,
+            kernel,
+            self.params["window_strides"],
+            self.params["padding"],
+            self.params["lhs_dilation"],
+            self.params["rhs_dilation"],
+            self._numbers,
+            precision=self.params["precision"],
         )
-        like = jnp.zeros(kernel.shape, kernel.dtype)
-
-        def operation(weight: Any) -> Any:
-            return lax.conv_general_dilated(
-                rows,
-                weight,
-                use.equation.params["window_strides"],
-                use.equation.params["padding"],
-                use.equation.params["lhs_dilation"],
-                use.equation.params["rhs_dilation"],
-                numbers,
-                precision=use.equation.params["precision"],
-            )
-
-        return jax.vjp(operation, like)[1](g.astype(kernel.dtype))[0].astype(jnp.float32)
-
-    return gradient
 
 
 def _pointwise(axis: Axis) -> bool:
