@@ -57,7 +57,8 @@ def clipped_sum(
         for position, square in piece.squared_norms().items():
             squares[position] = square
     norms, values = clip.apply(squares, mask)
-    shared = {id(value): Factors(value) for value in values}
+    clean = jnp.all(jnp.isfinite(norms))
+    shared = {id(value): Factors(value, clean) for value in values}
     factors = [shared[id(value)] for value in values]
     sums = [jnp.zeros(leaf.shape, jnp.float32) for leaf in leaves]
     for piece in pieces:

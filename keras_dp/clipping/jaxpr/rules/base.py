@@ -83,9 +83,11 @@ class Factors:
 
     Attributes:
         values: float32 of shape `(batch,)`, 0 for an example that is to add nothing.
+        clean: Whether all examples are finite, a traced boolean.
     """
 
     values: Any
+    clean: Any
 
     def keep(self, rows: Any) -> Any:
         """Return the rows, with zeros for examples that are to add nothing."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from keras_dp.clipping.jaxpr import choose
 from keras_dp.clipping.jaxpr.rules import norms
@@ -107,8 +108,12 @@ class Outer(Gradients):
             zeros = jnp.zeros((self.left.size, right.shape[-1]), jnp.float32)
             summed = zeros.at[self.left.ids.reshape(-1)].add(rows, mode="drop")[None]
         else:
-            left = factors.keep(self.left)
-            summed = _einsum("bnpl,bnpr->nlr", left, right.astype(left.dtype))
+            # Only if an example is not finite, what the site read is copied without it.
+            summed = lax.cond(
+                factors.clean,
+                lambda: _contract(self.left, right),
+                lambda: _contract(factors.keep(self.left), right),
+            )
         return self.layout.restore(summed)
 
     @cached_property
@@ -221,6 +226,10 @@ def _segment_norms(left: OneHot, right: Any) -> Any:
 
     valid = _valid(left)[..., None]
     return jax.vmap(one)(left.ids[:, 0], jnp.where(valid, right, 0)[:, 0])
+
+
+def _contract(left: Any, right: Any) -> Any:
+    return _einsum("bnpl,bnpr->nlr", left, right.astype(left.dtype))
 
 
 def _einsum(pattern: str, a: Any, b: Any) -> Any:
