@@ -172,7 +172,8 @@ def describe(model: Any) -> str:
     noise, name = optimizer.noise_multiplier, optimizer.clip_rule.name
     rule = "" if name == "flat" else f" (clip rule {name})"
     return (
-        f"Private training: {type(optimizer).__name__}, clip norm {optimizer.clip_norm:g}{rule}, noise "
+        f"Private training: {type(optimizer).__name__}, clip norm {optimizer.clip_norm:g}{rule}, "
+        "noise "
         f"multiplier {'to be calibrated' if noise is None else f'{noise:g}'}, sampling "
         f"{model.sampler.name}, budget {model.budget}, {model.ledger.updates} updates so far"
     )
