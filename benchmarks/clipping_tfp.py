@@ -5,8 +5,6 @@ JSON on the last line. A step is the `train_step` of a Keras model, compiled by 
 does by itself. Without noise, but with a plain SGD update, which its step cannot leave out.
 """
 
-import argparse
-import json
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -111,18 +109,12 @@ def make_steps(name):
 
 def main(argv=None):
     """Measure the chosen models and print JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--rounds", type=int)
-    arguments = parser.parse_args(argv)
-    models = {}
-    for name in (name for name in arguments.models if name in MODELS):
-        steps, failed = make_steps(name)
-        times = clipping_timing.measure(steps, "ordinary", rounds=arguments.rounds)
-        models[name] = {"batch": MODELS[name][1], **times, **failed}
     packages = {"tensorflow": tf, "tensorflow-privacy": tensorflow_privacy}
     versions = {name: package.__version__ for name, package in packages.items()}
-    print(json.dumps({"versions": versions, "models": models}))
+    description = __doc__.splitlines()[0]
+    clipping_timing.run(
+        argv, description, MODELS, make_steps, lambda name: MODELS[name][1], versions
+    )
 
 
 if __name__ == "__main__":

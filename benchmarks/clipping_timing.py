@@ -3,6 +3,8 @@
 The clipping benchmark and its parts in other environments measure alike through this module.
 """
 
+import argparse
+import json
 import statistics
 import time
 
@@ -33,6 +35,23 @@ def measure(steps, ordinary, *, rounds=None):
                 times[name].append(seconds(steps[name]))
     base = statistics.median(times[ordinary])
     return {name: _summary(spent, base) for name, spent in times.items()}
+
+
+def run(argv, description, models, make_steps, batch_of, versions):
+    """Measure the chosen models of another framework and print JSON: its part's whole program.
+
+    `make_steps(name)` gives the steps and what failed, `batch_of(name)` the batch size.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--models", nargs="+", default=list(models))
+    parser.add_argument("--rounds", type=int)
+    arguments = parser.parse_args(argv)
+    results = {}
+    for name in (name for name in arguments.models if name in models):
+        steps, failed = make_steps(name)
+        times = measure(steps, "ordinary", rounds=arguments.rounds)
+        results[name] = {"batch": batch_of(name), **times, **failed}
+    print(json.dumps({"versions": versions, "models": results}))
 
 
 def _plan(first, ordinary, rounds):

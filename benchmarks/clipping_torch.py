@@ -4,8 +4,6 @@ Started by `clipping.py --torch-python`; needs torch and opacus. Prints JSON on 
 Steps compute a gradient of the mean loss, or a clipped sum of gradients; nothing is updated.
 """
 
-import argparse
-import json
 from itertools import pairwise
 
 import clipping_timing
@@ -176,17 +174,11 @@ def make_steps(name):
 
 def main(argv=None):
     """Measure the chosen models and print JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--rounds", type=int)
-    arguments = parser.parse_args(argv)
-    models = {}
-    for name in (name for name in arguments.models if name in MODELS):
-        steps, failed = make_steps(name)
-        times = clipping_timing.measure(steps, "ordinary", rounds=arguments.rounds)
-        models[name] = {"batch": MODELS[name][2][0], **times, **failed}
     versions = {"torch": torch.__version__, "opacus": opacus.__version__}
-    print(json.dumps({"versions": versions, "models": models}))
+    description = __doc__.splitlines()[0]
+    clipping_timing.run(
+        argv, description, MODELS, make_steps, lambda name: MODELS[name][2][0], versions
+    )
 
 
 if __name__ == "__main__":

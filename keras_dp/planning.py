@@ -173,8 +173,7 @@ def describe(model: Any) -> str:
     rule = "" if name == "flat" else f" (clip rule {name})"
     return (
         f"Private training: {type(optimizer).__name__}, clip norm {optimizer.clip_norm:g}{rule}, "
-        "noise "
-        f"multiplier {'to be calibrated' if noise is None else f'{noise:g}'}, sampling "
+        f"noise multiplier {'to be calibrated' if noise is None else f'{noise:g}'}, sampling "
         f"{model.sampler.name}, budget {model.budget}, {model.ledger.updates} updates so far"
     )
 

@@ -31,7 +31,7 @@ class PrivateTraining(LedgerStoring):
     sampler: Sampler = Poisson()
     microbatch_size: int | None = None
     train_function: Any
-    report: Any = None
+    _traced: Any = None
     _one_example: bool = False
 
     def compile(
@@ -269,7 +269,7 @@ class PrivateTraining(LedgerStoring):
         Raises:
             ValueError: when `clipping` is asked for too early.
         """
-        if clipping and self.report is None:
+        if clipping and self._traced is None:
             raise ValueError(
                 "`summary(clipping=True)` needs the shapes of the training data. Call `fit` or "
                 "`keras_dp.clipping.explain(model, x, y)` first."
@@ -279,6 +279,16 @@ class PrivateTraining(LedgerStoring):
         write(planning.describe(self))
         if clipping:
             write(str(self.report))
+
+    @property
+    def advance_state(self) -> Any:
+        """The function that moves the non-trainable variables on in an update."""
+        return self._traced.advance
+
+    @property
+    def report(self) -> Report | None:
+        """Where weights meet data and what clipping costs there, once shapes are known."""
+        return None if self._traced is None else self._traced.report
 
     def clipping_report(self, x: Any, y: Any = None, sample_weight: Any = None) -> Report:
         """Return where weights meet data and what clipping costs there; see `clipping.explain`.
@@ -294,7 +304,7 @@ class PrivateTraining(LedgerStoring):
         """
         planning.check_compiled(self)
         self._prepare(ArraySource(x, y, sample_weight, None))
-        return self.report
+        return self._traced.report
 
     def needs_predictions(self) -> bool:
         """Whether anything looks at the outputs of training examples besides the loss."""
@@ -326,7 +336,7 @@ class PrivateTraining(LedgerStoring):
             return
         traced = backend.trace_example(self, rows)
         planning.check_state(self, traced.data_dependent)
-        self.advance_state, self.report = traced.advance, traced.report
+        self._traced = traced
         self.train_function = None
         self._prepared_for = key
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -24,12 +25,17 @@ class ExampleTrace:
         data_dependent: Positions of the non-trainable variables that would take up private data.
         advance: `advance(params, non_trainable)` gives the new values of all variables; it is
             right for those that take up no data, such as the seeds of dropout layers.
-        report: Where weights meet data, and what clipping costs there.
+        make_report: Makes `report`.
     """
 
     data_dependent: tuple[int, ...]
     advance: Callable[[list[Any], list[Any]], list[Any]]
-    report: Report
+    make_report: Callable[[], Report]
+
+    @cached_property
+    def report(self) -> Report:
+        """Where weights meet data, and what clipping costs there; found when first asked for."""
+        return self.make_report()
 
 
 def trace_example(model: Any, rows: Tree) -> ExampleTrace:
@@ -69,7 +75,7 @@ def trace_example(model: Any, rows: Tree) -> ExampleTrace:
     return ExampleTrace(
         dependent,
         _advance(program, len(params), state, tainted),
-        report(_loss_alone(program, len(params), state, shapes), names),
+        lambda: report(_loss_alone(program, len(params), state, shapes), names),
     )
 
 

@@ -96,7 +96,7 @@ class _Reader:
     def _form(self, atom: Atom) -> Form | None:
         if isinstance(atom, Value) and atom in self.forms:
             return self.forms[atom]
-        shape = atom.value.shape if isinstance(atom, Literal) else atom.shape
+        shape = _shape(atom)
         long = [i for i, n in enumerate(shape) if n != 1]
         if not long:
             return Channel(None)
@@ -128,7 +128,7 @@ class _Reader:
         rank = len(equation.outputs[0].shape)
         axes = set()
         for atom, form in zip(equation.inputs, forms, strict=True):
-            shape = atom.value.shape if isinstance(atom, Literal) else atom.shape
+            shape = _shape(atom)
             if isinstance(form, Channel) and form.axis is not None:
                 axes.add(form.axis if len(shape) == rank else -1)
         return Channel(next(iter(axes), None)) if len(axes) < 2 and -1 not in axes else None
@@ -136,7 +136,7 @@ class _Reader:
     def _aligned(self, equation: Equation, forms: list[Form | None]) -> bool:
         """Whether what is constant within a channel runs along the kernel's own channels."""
         for atom, form in zip(equation.inputs, forms, strict=True):
-            shape = atom.value.shape if isinstance(atom, Literal) else atom.shape
+            shape = _shape(atom)
             if isinstance(form, Channel):
                 full_rank = len(shape) == len(self.shape)
                 if form.axis is None and (full_rank or not math.prod(shape) > 1):
@@ -144,6 +144,11 @@ class _Reader:
                 if not (full_rank and form.axis == self.axis):
                     return False
         return True
+
+
+def _shape(atom: Atom) -> tuple[int, ...]:
+    shape: tuple[int, ...] = atom.value.shape if isinstance(atom, Literal) else atom.shape
+    return shape
 
 
 def _add(equation: Equation, p: Form, q: Form, x: Any, y: Any) -> Form | None:

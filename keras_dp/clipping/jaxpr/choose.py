@@ -10,13 +10,12 @@ LONG_SEQUENCE = 512
 """Positions above which equal ids are found by sorting, not by comparing all pairs."""
 
 
-def writes_out(blocks: int, positions: int, left: int, right: int) -> bool:
+def writes_out(positions: int, left: int, right: int) -> bool:
     """Whether writing out gradients of shape `(left, right)` beats Gram matrices.
 
     Both cost one product over positions for the weighted sum. Gram matrices add
     `positions^2 (left + right)`; gradients that are written out add only memory traffic.
     """
-    del blocks
     return positions**2 * (left + right) > MEMORY_COST * left * right
 
 

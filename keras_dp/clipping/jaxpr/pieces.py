@@ -4,7 +4,7 @@ A weight whose every use keeps norms on the way back (a view) is measured where 
 such as weights that are standardised before use, are pulled back to the weights for each example.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -65,6 +65,21 @@ class Piece:
         """
         raise NotImplementedError
 
+    def by_value(self, compute: Callable[[rules.Gradients], Any]) -> dict[Value, Any]:
+        """Compute something of every part and add up those of one value."""
+        totals: dict[Value, Any] = {}
+        for value, gradients, _ in self.parts:
+            total = compute(gradients)
+            totals[value] = totals[value] + total if value in totals else total
+        return totals
+
+    def derived(self, weights: Sequence[Any]) -> Env:
+        """Return all that comes from weights, for given values of those of this piece."""
+        targets = (self.analysis.weights[position] for position in self.weights)
+        env = {**self.known, **dict(zip(targets, weights, strict=True))}
+        run(self.chain, env)
+        return env
+
     def pull(self, values: Sequence[Value], gradients: Sequence[Any]) -> list[Any]:
         """Turn gradients of the values that sites read into gradients of the weights."""
         targets = [self.analysis.weights[position] for position in self.weights]
@@ -72,8 +87,7 @@ class Piece:
             return list(gradients)
 
         def derive(weights: Sequence[Any]) -> list[Any]:
-            env = {**self.known, **dict(zip(targets, weights, strict=True))}
-            run(self.chain, env)
+            env = self.derived(weights)
             return [env[value] for value in values]
 
         derived, back = jax.vjp(derive, [self.known[target] for target in targets])
@@ -107,10 +121,7 @@ class Measured(Piece):
     def weighted_sum(self, factors: Sequence[rules.Factors]) -> dict[int, Any]:
         """Sum where the weight is used and bring the sums back to the weight."""
         position = self.weights[0]
-        totals: dict[Value, Any] = {}
-        for value, gradients, _ in self.parts:
-            total = gradients.weighted_sum(factors[position])
-            totals[value] = totals[value] + total if value in totals else total
+        totals = self.by_value(lambda gradients: gradients.weighted_sum(factors[position]))
         return {position: self.pull(list(totals), list(totals.values()))[0]}
 
 
@@ -120,7 +131,7 @@ class Pulled(Piece):
 
     def squared_norms(self) -> dict[int, Any]:
         """Square the weights' own gradients."""
-        squares = [jnp.sum(jnp.square(r), axis=tuple(range(1, r.ndim))) for r in self._rows]
+        squares = [norms.of_rows(rows) for rows in self._rows]
         return dict(zip(self.weights, squares, strict=True))
 
     def weighted_sum(self, factors: Sequence[rules.Factors]) -> dict[int, Any]:
@@ -137,11 +148,7 @@ class Pulled(Piece):
 
     @cached_property
     def _full(self) -> dict[Value, Any]:
-        full: dict[Value, Any] = {}
-        for value, gradients, _ in self.parts:
-            rows = gradients.full()
-            full[value] = full[value] + rows if value in full else rows
-        return full
+        return self.by_value(lambda gradients: gradients.full())
 
     @cached_property
     def _rows(self) -> list[Any]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from keras_dp.clipping.jaxpr.channels import affine_form
 from keras_dp.clipping.jaxpr.pieces import Part, Piece
-from keras_dp.clipping.jaxpr.program import Equation, Value, run
+from keras_dp.clipping.jaxpr.program import Equation, Value
 from keras_dp.clipping.jaxpr.rules import Convolved, Factors, norms
 
 
@@ -57,7 +57,7 @@ class Standardised(Piece):
         others = jax.vmap(lambda by_k, by_1: back((by_k, by_1))[0])(s_k, s_1)
         for position, rows in zip(self.weights, others, strict=True):
             if position != self.kernel:
-                squares[position] = jnp.sum(jnp.square(rows.reshape(len(rows), -1)), axis=1)
+                squares[position] = norms.of_rows(rows)
         return squares
 
     def weighted_sum(self, factors: Sequence[Factors]) -> dict[int, Any]:
@@ -86,9 +86,7 @@ class Standardised(Piece):
         return self._gradients.products(one_channel), self._gradients.products(kernel)
 
     def _coefficients(self, weights: Sequence[Any]) -> tuple[Any, Any]:
-        targets = [self.analysis.weights[position] for position in self.weights]
-        env = {**self.known, **dict(zip(targets, weights, strict=True))}
-        run(self.chain, env)
+        env = self.derived(weights)
         kernel, axis = self.analysis.weights[self.kernel], self._gradients.channel_axis
         form = affine_form(self.chain, env, kernel, self.parts[0].value, axis)
         if form is None:

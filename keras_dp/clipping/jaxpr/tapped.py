@@ -111,8 +111,7 @@ class _Runner:
         What is a slice of an operand anyway is not collected again.
         """
         sites = list(self._within(loop))
-        inner = [tap for tap in self.taps if tap in taps and tap.depth > loop.depth - 1]
-        inner = [tap for tap in inner if any(tap is self.place(v) for s in sites for v in s.taps)]
+        inner = list(dict.fromkeys(self.place(v) for site in sites for v in site.taps))
         slices = dict(zip(loop.body.inputs[loop.carry :], loop.inputs[loop.carry :], strict=True))
         kept = [[value for value in site.data if value not in slices] for site in sites]
 

@@ -106,6 +106,13 @@ class Factors:
         return self.values.reshape(self.values.shape + (1,) * (rows.ndim - 1))
 
 
+def put_back(rows: Any, order: Sequence[int]) -> Any:
+    """Undo `transpose(order)` of the last axes; axes before them stay in front."""
+    ahead = rows.ndim - len(order)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return rows.transpose(*range(ahead), *(ahead + axis for axis in back))
+
+
 def sum_along(rows: Any, axis: int) -> Any:
     """Return the sum along an axis, a few long slices at a time.
 

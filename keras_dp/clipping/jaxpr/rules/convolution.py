@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from jax import lax
 
 from keras_dp.clipping.jaxpr import choose
 from keras_dp.clipping.jaxpr.rules import norms
-from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
+from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, put_back
 from keras_dp.clipping.jaxpr.rules.outer import Layout, Outer
 from keras_dp.clipping.jaxpr.rules.sliding import Axis, cut, offsets, padded
 
@@ -34,7 +34,7 @@ class Convolved(Gradients):
         g: Gradient at the output, `(batch, n, *spatial, groups * right)`.
         axes: The spatial axes.
         groups: Number of feature groups.
-        restore: Turns `(..., *kernel, left, groups * right)` into the kernel's own layout.
+        order: The kernel's axes in the order `(*kernel, left, groups * right)`.
         platform: The convolution of a whole batch as the platform does it.
         channel_axis: The kernel's axis of output channels.
     """
@@ -43,7 +43,7 @@ class Convolved(Gradients):
     g: Any
     axes: tuple[Axis, ...]
     groups: int
-    restore: Callable[[Any], Any]
+    order: tuple[int, ...]
     platform: "Platform"
     channel_axis: int
 
@@ -55,7 +55,7 @@ class Convolved(Gradients):
         """Return the squared norm of every example's gradient."""
         if self.by_gram:
             return self.scaled_squared_norms(jnp.float32(1.0))
-        return jnp.sum(jnp.square(self._full), axis=tuple(range(1, self._full.ndim)))
+        return norms.of_rows(self._full)
 
     def scaled_squared_norms(self, scales: Any) -> Any:
         """Return squared norms by Gram matrices, each output channel multiplied with a number.
@@ -133,7 +133,7 @@ class Convolved(Gradients):
         parts = blocks.reshape(
             blocks.shape[0], *kernels[0], self._left, *kernels[1], self.groups * self._right
         )
-        return self.restore(_interleave(parts, on_x))
+        return put_back(_interleave(parts, on_x), self.order)
 
     def _shift_x(self) -> list[bool]:
         """Decide for each axis whether `x` is shifted along it, or else `g`."""
@@ -223,14 +223,8 @@ def convolution(use: Use) -> Gradients | None:
     groups = params["feature_group_count"]
     if groups == 1 and all(_pointwise(axis) for axis in axes):
         return _as_product(rows, g, axes, use.weight.shape, order)
-    back = sorted(range(len(order)), key=order.__getitem__)
-
-    def restore(kernels: Any) -> Any:
-        ahead = kernels.ndim - len(order)
-        return kernels.transpose(*range(ahead), *(ahead + i for i in back))
-
     platform = Platform(params, kernel.shape, kernel.dtype)
-    return Convolved(rows, g, axes, groups, restore, platform, numbers.rhs_spec[0])
+    return Convolved(rows, g, axes, groups, order, platform, numbers.rhs_spec[0])
 
 
 @dataclass(frozen=True)
@@ -302,8 +296,7 @@ def _channels_last(rows: Any, spec: Sequence[int]) -> Any:
 def _own_layout(rows: Any, spec: Sequence[int]) -> Any:
     """Fold the batch into the convolution's own and go back to its order of axes."""
     rows = rows.reshape(-1, *rows.shape[2:])
-    order = (spec[0], *spec[2:], spec[1])
-    return rows.transpose(sorted(range(len(order)), key=order.__getitem__))
+    return put_back(rows, (spec[0], *spec[2:], spec[1]))
 
 
 def _matmul(xs: list[Any], gs: list[Any], groups: int) -> Any:

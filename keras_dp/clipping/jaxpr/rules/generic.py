@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from keras_dp.clipping.jaxpr.rules import norms
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, sum_along
 
 
@@ -29,7 +30,7 @@ class Full(Gradients):
 
     def squared_norms(self) -> Any:
         """Return the squared norm of every example's gradient."""
-        return jnp.sum(jnp.square(self.rows), axis=tuple(range(1, self.rows.ndim)))
+        return norms.of_rows(self.rows)
 
     def weighted_sum(self, factors: Factors) -> Any:
         """Return the sum of the gradients, each multiplied with its factor."""

@@ -16,6 +16,11 @@ TINY, HUGE = 1e-30, 1e15
 square them apart. Otherwise what is lost to underflow is below `sqrt(TINY * HUGE)`, 3e-8."""
 
 
+def of_rows(rows: Any) -> Any:
+    """Return `|row_i|^2` over all axes but the first."""
+    return jnp.sum(jnp.square(rows), axis=tuple(range(1, rows.ndim)))
+
+
 def of_product(left: Any, right: Any) -> Any:
     """Return `|left|^2 |right|^2` over the last axis, each scaled to 1 before it is squared."""
     size, squares = _scaled(left)

@@ -20,7 +20,7 @@ from jax import lax
 
 from keras_dp.clipping.jaxpr import choose
 from keras_dp.clipping.jaxpr.rules import norms
-from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
+from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, put_back
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class Layout:
         order = (*self.blocks, *self.left, *self.right)
         leading = blocked.shape[: blocked.ndim - 3]
         split = blocked.reshape(*leading, *(self.shape[axis] for axis in order))
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return split.transpose(*range(len(leading)), *(len(leading) + axis for axis in back))
+        return put_back(split, order)
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Outer(Gradients):
     def squared_norms(self) -> Any:
         """Return the squared norm of every example's gradient."""
         if self.way == "full":
-            return jnp.sum(jnp.square(self._full), axis=tuple(range(1, self._full.ndim)))
+            return norms.of_rows(self._full)
         if self.way == "product":
             left = _valid(self.left)[..., None] if isinstance(self.left, OneHot) else self.left
             return jnp.sum(norms.of_product(left[:, :, 0], self.right[:, :, 0]), axis=1)
@@ -119,12 +118,12 @@ class Outer(Gradients):
     @cached_property
     def way(self) -> str:
         """How the norms are computed."""
-        batch, blocks, positions, right = self.right.shape
+        _, _, positions, right = self.right.shape
         if positions == 1:
             return "product"
         if isinstance(self.left, OneHot):
             return "equal ids" if positions <= choose.LONG_SEQUENCE else "segments"
-        cheaper = choose.writes_out(batch * blocks, positions, self.left.shape[-1], right)
+        cheaper = choose.writes_out(positions, self.left.shape[-1], right)
         return "full" if cheaper else "gram"
 
     @property
