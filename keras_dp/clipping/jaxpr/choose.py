@@ -6,6 +6,10 @@ MEMORY_COST = 60
 PATCH_MEMORY_COST = 30
 """The same for convolutions, whose weighted sum is slower by the platform's own operation."""
 
+WRITTEN_OUT_BYTES = 2**28
+"""Memory for the gradients of one weight that are written out; beyond it they come in slices of the
+batch and are computed again for the sum."""
+
 LONG_SEQUENCE = 512
 """Positions above which equal ids are found by sorting, not by comparing all pairs."""
 

@@ -4,8 +4,9 @@ A weight whose every use keeps norms on the way back (a view) is measured where 
 such as weights that are standardised before use, are pulled back to the weights for each example.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from keras_dp.clipping.jaxpr import rules
 from keras_dp.clipping.jaxpr.program import Env, Equation, Value, run
-from keras_dp.clipping.jaxpr.rules import norms
+from keras_dp.clipping.jaxpr.rules import norms, slices
 from keras_dp.clipping.jaxpr.sites import Analysis
 from keras_dp.clipping.jaxpr.views import View
 
@@ -130,30 +131,70 @@ class Pulled(Piece):
     """Weights whose gradients are written out and pulled back for each example."""
 
     def squared_norms(self) -> dict[int, Any]:
-        """Square the weights' own gradients."""
-        squares = [norms.of_rows(rows) for rows in self._rows]
-        return dict(zip(self.weights, squares, strict=True))
+        """Square the weights' own gradients, of as many examples at a time as fit memory."""
+
+        def squares(start: Any, size: int) -> list[Any]:
+            return [norms.of_rows(rows) for rows in self._slice(start, size).rows]
+
+        return self._named(slices.join(squares, self._batch, self._at_once))
 
     def weighted_sum(self, factors: Sequence[rules.Factors]) -> dict[int, Any]:
-        """Return the sums, from the weights' own gradients where these are smaller."""
+        """Return the sums, pulled back after the sum where that is equal and no more work."""
         own = [factors[position] for position in self.weights]
-        sizes = [sum(a.size for a in arrays) for arrays in (self._rows, self._full.values())]
-        apart = any(factor is not own[0] for factor in own)
-        if sizes[0] < sizes[1] or apart or not all(e.is_plain for e in self.chain):
-            sums = [f.contract(rows) for f, rows in zip(own, self._rows, strict=True)]
-        else:
-            totals = [own[0].contract(rows) for rows in self._full.values()]
-            sums = self.pull(list(self._full), totals)
-        return dict(zip(self.weights, sums, strict=True))
+        together = all(factor is own[0] for factor in own) and all(e.is_plain for e in self.chain)
+        if together and not self._fits:
+            totals = self.by_value(lambda gradients: gradients.weighted_sum(own[0]))
+            return self._named(self.pull(list(totals), list(totals.values())))
+        if together and sum(self._derived) <= sum(self._own):
+            totals = {value: own[0].contract(rows) for value, rows in self.full.items()}
+            return self._named(self.pull(list(totals), list(totals.values())))
+
+        def sums(start: Any, size: int) -> list[Any]:
+            rows = self._slice(start, size).rows
+            each = [factor.take(start, size) for factor in own] if not self._fits else own
+            return [factor.contract(row) for factor, row in zip(each, rows, strict=True)]
+
+        return self._named(slices.add(sums, self._batch, self._at_once))
 
     @cached_property
-    def _full(self) -> dict[Value, Any]:
+    def full(self) -> dict[Value, Any]:
+        """The gradients of every value that sites read."""
         return self.by_value(lambda gradients: gradients.full())
 
     @cached_property
-    def _rows(self) -> list[Any]:
-        values = list(self._full)
-        return jax.vmap(lambda rows: self.pull(values, rows))(list(self._full.values()))
+    def rows(self) -> list[Any]:
+        """The gradients of every weight, each with a leading batch axis."""
+        values = list(self.full)
+        return jax.vmap(lambda rows: self.pull(values, rows))(list(self.full.values()))
+
+    def _slice(self, start: Any, size: int) -> "Pulled":
+        if self._fits:
+            return self
+        parts = (part._replace(gradients=part.gradients.take(start, size)) for part in self.parts)
+        return replace(self, parts=tuple(parts))
+
+    def _named(self, arrays: Sequence[Any]) -> dict[int, Any]:
+        return dict(zip(self.weights, arrays, strict=True))
+
+    @property
+    def _batch(self) -> int:
+        return self.parts[0].gradients.shape[0]
+
+    @property
+    def _fits(self) -> bool:
+        return self._at_once >= self._batch
+
+    @property
+    def _at_once(self) -> int:
+        return slices.at_once(self._batch, sum(self._derived) + sum(self._own))
+
+    @property
+    def _derived(self) -> list[int]:
+        return [math.prod(value.shape) for value in {part.value for part in self.parts}]
+
+    @property
+    def _own(self) -> list[int]:
+        return [math.prod(self.analysis.weights[i].shape) for i in self.weights]
 
 
 def measurable(parts: list[Part], views: dict[Value, View]) -> list[Part] | None:

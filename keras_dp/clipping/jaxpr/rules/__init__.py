@@ -9,14 +9,14 @@ from keras_dp.clipping.jaxpr.compat import primitives
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
 from keras_dp.clipping.jaxpr.rules.convolution import Convolved, convolution
 from keras_dp.clipping.jaxpr.rules.embedding import embedding
-from keras_dp.clipping.jaxpr.rules.generic import Full, generic
+from keras_dp.clipping.jaxpr.rules.generic import Generic
 from keras_dp.clipping.jaxpr.rules.outer import Outer, cross_products, dense, join
 
 __all__ = [
     "Convolved",
     "Cost",
     "Factors",
-    "Full",
+    "Generic",
     "Gradients",
     "Outer",
     "Use",
@@ -39,4 +39,4 @@ def gradients(use: Use) -> Gradients:
     arrays = (*use.data.values(), *use.cotangents, use.known[use.weight])
     covered = rule is not None and all(a.size and not jnp.iscomplexobj(a) for a in arrays)
     found = rule(use) if rule is not None and covered else None
-    return generic(use) if found is None else found
+    return Generic(use) if found is None else found

@@ -1,16 +1,18 @@
 """What a rule makes of a site: the gradients of one weight value, one for each example."""
 
 import functools
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import jax.numpy as jnp
 from jax import lax
 
 from keras_dp.clipping.jaxpr.program import Env, Equation, Value
+from keras_dp.clipping.jaxpr.rules import norms, slices
 
 SLICES = 8
 """Parts that are added up at a time."""
@@ -56,6 +58,15 @@ class Cost:
 class Gradients(ABC):
     """The gradients of one weight value at one site, for a batch, never written out if possible."""
 
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all gradients, `(batch, *shape of the value)`."""
+
+    @abstractmethod
+    def take(self, start: Any, size: int) -> Self:
+        """Return the gradients of `size` examples from `start` on."""
+
     @abstractmethod
     def full(self) -> Any:
         """Return every example's gradient: float32 of shape `(batch, *shape of the value)`."""
@@ -72,6 +83,27 @@ class Gradients(ABC):
     @abstractmethod
     def cost(self) -> Cost:
         """What the norms take."""
+
+    @property
+    def at_once(self) -> int:
+        """Of how many examples gradients are written out at a time."""
+        batch, *value = self.shape
+        return slices.at_once(batch, math.prod(value))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the gradients of all examples may be written out and kept."""
+        return self.at_once >= self.shape[0]
+
+    def norms_of_full(self) -> Any:
+        """Return squared norms of gradients that are written out, a slice at a time if need be."""
+        if self.fits:
+            return norms.of_rows(self.full())
+        return slices.join(
+            lambda start, size: norms.of_rows(self.take(start, size).full()),
+            self.shape[0],
+            self.at_once,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,6 +129,10 @@ class Factors:
         """Return `factor_i * rows_i`, float32."""
         factors = self._along(rows)
         return jnp.where(factors > 0, factors * rows, 0.0)
+
+    def take(self, start: Any, size: int) -> "Factors":
+        """Return the factors of `size` examples from `start` on."""
+        return replace(self, values=slices.take(self.values, start, size))
 
     def contract(self, rows: Any) -> Any:
         """Return `sum_i factor_i * rows_i`, float32."""

@@ -11,7 +11,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from keras_dp.clipping.jaxpr import choose
-from keras_dp.clipping.jaxpr.rules import norms
+from keras_dp.clipping.jaxpr.rules import norms, slices
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, put_back
 from keras_dp.clipping.jaxpr.rules.outer import Layout, Outer
 from keras_dp.clipping.jaxpr.rules.sliding import Axis, cut, offsets, padded
@@ -47,6 +47,16 @@ class Convolved(Gradients):
     platform: "Platform"
     channel_axis: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all gradients."""
+        return (self.x.shape[0], *self.platform.shape)
+
+    def take(self, start: Any, size: int) -> "Convolved":
+        """Return the gradients of some examples."""
+        x, g = (slices.take(rows, start, size) for rows in (self.x, self.g))
+        return replace(self, x=x, g=g)
+
     def full(self) -> Any:
         """Return every example's gradient."""
         return self._full
@@ -55,7 +65,7 @@ class Convolved(Gradients):
         """Return the squared norm of every example's gradient."""
         if self.by_gram:
             return self.scaled_squared_norms(jnp.float32(1.0))
-        return norms.of_rows(self._full)
+        return self.norms_of_full()
 
     def scaled_squared_norms(self, scales: Any) -> Any:
         """Return squared norms by Gram matrices, each output channel multiplied with a number.
@@ -80,7 +90,7 @@ class Convolved(Gradients):
 
     def weighted_sum(self, factors: Factors) -> Any:
         """Return the sum of the gradients, each multiplied with its factor."""
-        if not self.by_gram:
+        if self.fits and not self.by_gram:
             return factors.contract(self._full)
         g = factors.scale(self.g).astype(self.x.dtype)
         return self.platform.kernel_gradient(factors.keep(self.x), g)

@@ -2,65 +2,80 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from keras_dp.clipping.jaxpr.rules import norms
-from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, sum_along
+from keras_dp.clipping.jaxpr.rules import slices
+from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
 
 
 @dataclass(frozen=True)
-class Full(Gradients):
-    """Gradients that are written out.
+class Generic(Gradients):
+    """Gradients of any operation, which are written out.
 
     Attributes:
-        rows: float32 of shape `(batch, *shape of the value)`.
-        rule: Name for the report.
+        use: The operation and what flowed there.
     """
 
-    rows: Any
-    rule: str = "written out"
+    use: Use
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all gradients."""
+        return (self.use.cotangents[0].shape[0], *self.use.weight.shape)
+
+    def take(self, start: Any, size: int) -> "Generic":
+        """Return the gradients of some examples."""
+        data = {value: slices.take(rows, start, size) for value, rows in self.use.data.items()}
+        cotangents = [slices.take(rows, start, size) for rows in self.use.cotangents]
+        return Generic(replace(self.use, data=data, cotangents=cotangents))
 
     def full(self) -> Any:
         """Return every example's gradient."""
-        return self.rows
+        return self._full
 
     def squared_norms(self) -> Any:
         """Return the squared norm of every example's gradient."""
-        return norms.of_rows(self.rows)
+        return self.norms_of_full()
 
     def weighted_sum(self, factors: Factors) -> Any:
         """Return the sum of the gradients, each multiplied with its factor."""
-        return factors.contract(self.rows)
+        if self.fits:
+            return factors.contract(self._full)
+        return slices.add(
+            lambda start, size: factors.take(start, size).contract(self.take(start, size).full()),
+            self.shape[0],
+            self.at_once,
+        )
 
     @property
     def cost(self) -> Cost:
         """What the norms take."""
-        size = math.prod(self.rows.shape)
-        return Cost(self.rule, 2 * size, 4 * size)
+        size = math.prod(self.shape)
+        return Cost("written out", 2 * size, 4 * size)
 
+    @cached_property
+    def _full(self) -> Any:
+        use, values = self.use, tuple(self.use.data)
 
-def generic(use: Use) -> Full:
-    """Write out the gradients of any operation; right for every one, at the cost of `vmap`."""
-    values = tuple(use.data)
-
-    def one(data: Sequence[Any], cotangents: Sequence[Any]) -> Any:
-        env = {**use.known, **dict(zip(values, data, strict=True))}
-        reads = use.equation.reads
-
-        def operation(weights: list[Any]) -> list[Any]:
-            inner = {**env, **dict(zip(use.weights, weights, strict=True))}
-            results = use.equation.evaluate(*(inner[value] for value in reads))
+        def turn(weights: Sequence[Any], data: Sequence[Any]) -> list[Any]:
+            env = {**use.known, **dict(zip(use.weights, weights, strict=True))}
+            env.update(zip(values, data, strict=True))
+            results = use.equation.evaluate(*(env[value] for value in use.equation.reads))
             return [r for r in results if jnp.issubdtype(r.dtype, jnp.inexact)]
 
         # All weights at once, even if one is asked for: some operations cannot be differentiated
         # with respect to a part of them.
-        _, pull = jax.vjp(operation, [use.known[weight] for weight in use.weights])
-        gradient = pull(list(cotangents))[0][use.weights.index(use.weight)]
-        return gradient if jnp.iscomplexobj(gradient) else gradient.astype(jnp.float32)
+        known = [use.known[weight] for weight in use.weights]
 
-    rows = jax.vmap(jax.vmap(one))(list(use.data.values()), list(use.cotangents))
-    return Full(sum_along(rows, 1))
+        def one(data: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+            turns = jax.vmap(turn, (None, 0), axis_size=cotangents[0].shape[0])
+            _, pull = jax.vjp(lambda weights: turns(weights, data), known)
+            gradient = pull(list(cotangents))[0][use.weights.index(use.weight)]
+            return gradient if jnp.iscomplexobj(gradient) else gradient.astype(jnp.float32)
+
+        return jax.vmap(one)(list(use.data.values()), list(use.cotangents))

@@ -10,7 +10,7 @@ References:
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from keras_dp.clipping.jaxpr import choose
-from keras_dp.clipping.jaxpr.rules import norms
+from keras_dp.clipping.jaxpr.rules import norms, slices
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, put_back
 
 
@@ -79,6 +79,20 @@ class Outer(Gradients):
     right: Any
     layout: Layout
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all gradients."""
+        return (self.right.shape[0], *self.layout.shape)
+
+    def take(self, start: Any, size: int) -> "Outer":
+        """Return the gradients of some examples."""
+        left = (
+            replace(self.left, ids=slices.take(self.left.ids, start, size))
+            if isinstance(self.left, OneHot)
+            else slices.take(self.left, start, size)
+        )
+        return replace(self, left=left, right=slices.take(self.right, start, size))
+
     def full(self) -> Any:
         """Return every example's gradient."""
         return self._full
@@ -86,7 +100,7 @@ class Outer(Gradients):
     def squared_norms(self) -> Any:
         """Return the squared norm of every example's gradient."""
         if self.way == "full":
-            return norms.of_rows(self._full)
+            return self.norms_of_full()
         if self.way == "product":
             left = _valid(self.left)[..., None] if isinstance(self.left, OneHot) else self.left
             return jnp.sum(norms.of_product(left[:, :, 0], self.right[:, :, 0]), axis=1)
@@ -99,7 +113,7 @@ class Outer(Gradients):
 
     def weighted_sum(self, factors: Factors) -> Any:
         """Return the sum of the gradients, each multiplied with its factor."""
-        if self.way == "full":
+        if self.way == "full" and self.fits:
             return factors.contract(self._full)
         right = factors.scale(self.right)
         if isinstance(self.left, OneHot):
