@@ -124,7 +124,8 @@ class _Runner:
             return outputs[: loop.carry], (outputs[loop.carry :], collected)
 
         operands = [read(env, atom) for atom in loop.inputs]
-        carry, (ys, collected) = loop.scan(turn, operands, [taps[tap] for tap in inner])
+        saving = jax.checkpoint(turn, prevent_cse=False, policy=_worth_keeping)
+        carry, (ys, collected) = loop.scan(saving, operands, [taps[tap] for tap in inner])
         env.update(zip(loop.outputs, [*carry, *ys], strict=True))
         seen = {}
         for site, values, arrays in zip(sites, kept, collected, strict=True):
@@ -155,6 +156,29 @@ class _Runner:
             for value, total in sums.items()
             if readers[value] == 1 and value.depth == total.depth and value.dtype == total.dtype
         }
+
+
+_CHEAP = {
+    primitives.add_p,
+    primitives.broadcast_in_dim_p,
+    primitives.convert_element_type_p,
+    primitives.mul_p,
+    primitives.neg_p,
+    primitives.reshape_p,
+    primitives.select_n_p,
+    primitives.slice_p,
+    primitives.squeeze_p,
+    primitives.sub_p,
+    primitives.transpose_p,
+}
+
+
+def _worth_keeping(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether a result is kept for every turn of a loop until the backward pass.
+
+    What a few multiplications make of other results is computed again: less memory, less time.
+    """
+    return primitive not in _CHEAP
 
 
 @jax.custom_jvp

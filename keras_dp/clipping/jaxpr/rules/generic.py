@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from keras_dp.clipping.jaxpr.rules import slices
-from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
+from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, sum_along
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,18 @@ class Generic(Gradients):
             results = use.equation.evaluate(*(env[value] for value in use.equation.reads))
             return [r for r in results if jnp.issubdtype(r.dtype, jnp.inexact)]
 
+        def gradient(data: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+            turns = jax.vmap(turn, (None, 0), axis_size=cotangents[0].shape[0])
+            _, pull = jax.vjp(lambda weights: turns(weights, data), known)
+            found = pull(list(cotangents))[0][use.weights.index(use.weight)]
+            return found if jnp.iscomplexobj(found) else found.astype(jnp.float32)
+
         # All weights at once, even if one is asked for: some operations cannot be differentiated
         # with respect to a part of them.
         known = [use.known[weight] for weight in use.weights]
 
-        def one(data: Sequence[Any], cotangents: Sequence[Any]) -> Any:
-            turns = jax.vmap(turn, (None, 0), axis_size=cotangents[0].shape[0])
-            _, pull = jax.vjp(lambda weights: turns(weights, data), known)
-            gradient = pull(list(cotangents))[0][use.weights.index(use.weight)]
-            return gradient if jnp.iscomplexobj(gradient) else gradient.astype(jnp.float32)
-
-        return jax.vmap(one)(list(use.data.values()), list(use.cotangents))
+        flowed = list(use.data.values()), list(use.cotangents)
+        if math.prod(use.weight.shape) > sum(math.prod(g.shape[2:]) for g in use.cotangents):
+            return jax.vmap(gradient)(*flowed)
+        each = jax.tree.map(lambda rows: rows[:, :, None], flowed)
+        return sum_along(jax.vmap(jax.vmap(gradient))(*each), 1)

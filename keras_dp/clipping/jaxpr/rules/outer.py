@@ -115,18 +115,21 @@ class Outer(Gradients):
         """Return the sum of the gradients, each multiplied with its factor."""
         if self.way == "full" and self.fits:
             return factors.contract(self._full)
-        right = factors.scale(self.right)
         if isinstance(self.left, OneHot):
-            rows = right.reshape(-1, right.shape[-1])
-            zeros = jnp.zeros((self.left.size, right.shape[-1]), jnp.float32)
+            rows = factors.scale(self.right).reshape(-1, self.right.shape[-1])
+            zeros = jnp.zeros((self.left.size, rows.shape[-1]), jnp.float32)
             summed = zeros.at[self.left.ids.reshape(-1)].add(rows, mode="drop")[None]
-        else:
-            # Only if an example is not finite, what the site read is copied without it.
-            summed = lax.cond(
-                factors.clean,
-                lambda: _contract(self.left, right),
-                lambda: _contract(factors.keep(self.left), right),
-            )
+            return self.layout.restore(summed)
+        smaller, other, product = self.left, self.right, _contract
+        if smaller.shape[-1] > other.shape[-1]:
+            smaller, other, product = other, smaller, lambda right, left: _contract(left, right)
+        scaled = factors.scale(smaller)
+        # Only if an example is not finite, the other factor is copied without it.
+        summed = lax.cond(
+            factors.clean,
+            lambda: product(scaled, other),
+            lambda: product(scaled, factors.keep(other)),
+        )
         return self.layout.restore(summed)
 
     @cached_property
@@ -242,7 +245,8 @@ def _segment_norms(left: OneHot, right: Any) -> Any:
 
 
 def _contract(left: Any, right: Any) -> Any:
-    return _einsum("bnpl,bnpr->nlr", left, right.astype(left.dtype))
+    narrow = min(left.dtype, right.dtype, key=lambda dtype: dtype.itemsize)
+    return _einsum("bnpl,bnpr->nlr", left.astype(narrow), right.astype(narrow))
 
 
 def _einsum(pattern: str, a: Any, b: Any) -> Any:
