@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from keras_dp.clipping.jaxpr.compat import primitives
+from keras_dp.clipping.jaxpr.sums import sum_each
 
 Form = Callable[..., list[Any]]
 
@@ -184,8 +185,9 @@ def _kernel_gradient(window: Window, x: Any, kernel: Any, g: Any) -> Any:
         moved = lax.slice(
             padded, (0, *starts, 0), (len(x), *limits, x.shape[-1]), (1, *window.strides, 1)
         )
-        rows.append(jnp.sum(moved * g, axis=tuple(range(g.ndim - 1))))
-    return jnp.stack(rows).reshape(kernel.shape)
+        rows.append(moved.astype(jnp.float32) * g)
+    sums = sum_each(rows, range(g.ndim - 1))
+    return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 
 
 _shifted_products.defvjp(_forward, _backward)

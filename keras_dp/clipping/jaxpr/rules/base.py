@@ -1,21 +1,16 @@
 """What a rule makes of a site: the gradients of one weight value, one for each example."""
 
-import functools
 import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import jax.numpy as jnp
-from jax import lax
 
 from keras_dp.clipping.jaxpr.program import Env, Equation, Value
 from keras_dp.clipping.jaxpr.rules import norms, slices
-
-SLICES = 8
-"""Parts that are added up at a time."""
+from keras_dp.clipping.jaxpr.sums import sum_along
 
 
 @dataclass(frozen=True)
@@ -147,25 +142,3 @@ def put_back(rows: Any, order: Sequence[int]) -> Any:
     ahead = rows.ndim - len(order)
     back = sorted(range(len(order)), key=order.__getitem__)
     return rows.transpose(*range(ahead), *(ahead + axis for axis in back))
-
-
-def sum_along(rows: Any, axis: int) -> Any:
-    """Return the sum along an axis, a few long slices at a time.
-
-    XLA's own reduction of a leading axis is ten times slower on CPU, and a matrix product with ones
-    would need what is fused with it written out first.
-    """
-    if rows.shape[axis] == 0:
-        return jnp.sum(rows, axis)
-    while rows.shape[axis] > 1:
-        size = rows.shape[axis]
-        step = -(-size // SLICES)
-        parts = [
-            lax.slice_in_dim(rows, start, min(start + step, size), axis=axis)
-            for start in range(0, size, step)
-        ]
-        padding = [(0, 0)] * rows.ndim
-        padding[axis] = (0, step - parts[-1].shape[axis])
-        parts[-1] = jnp.pad(parts[-1], padding)
-        rows = functools.reduce(operator.add, parts)
-    return lax.squeeze(rows, (axis,))

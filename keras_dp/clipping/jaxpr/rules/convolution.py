@@ -23,6 +23,7 @@ from keras_dp.clipping.jaxpr.rules import norms, slices
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, put_back
 from keras_dp.clipping.jaxpr.rules.outer import Layout, Outer
 from keras_dp.clipping.jaxpr.rules.sliding import Axis, cut, offsets, padded
+from keras_dp.clipping.jaxpr.sums import sum_each
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ class Convolved(Gradients):
             scales: One number, or an array of shape `(groups * right,)`.
         """
         g = self.g.reshape(self.g.shape[0], -1, self.g.shape[-1]) * scales
-        grams = self._patch_gram()[:, None], _gram(g)[:, None]
-        repeated = jnp.full((len(g), 1), math.sqrt(self._offsets))  # of each pixel in patches
-        return norms.from_grams(*grams, (self.x, repeated), (g,))
+        entries = self._offsets * self._left
+        return norms.from_grams(
+            self._patch_gram()[:, None], _gram(g)[:, None], entries, self._right
+        )
 
     def products(self, kernel: Any) -> Any:
         """Return `<kernel, gradient_i>` of each output channel, `(batch, groups * right)`.
@@ -319,15 +321,11 @@ def _matmul(xs: list[Any], gs: list[Any], groups: int) -> Any:
 
 def _depthwise(xs: list[Any], gs: list[Any], groups: int) -> Any:
     """Do the same for one input channel a group, where it is a product and a sum."""
-    rows = [jnp.stack([_channelwise(x, g, groups) for g in gs], axis=1) for x in xs]
-    return jnp.stack(rows, axis=1)
-
-
-def _channelwise(x: Any, g: Any, groups: int) -> Any:
-    spatial = tuple(range(1, x.ndim - 1))
-    g = g.reshape(*g.shape[:-1], groups, -1)
-    product = x[..., None].astype(jnp.float32) * g.astype(jnp.float32)
-    return jnp.sum(product, axis=spatial).reshape(x.shape[0], -1)
+    xs = [x[..., None].astype(jnp.float32) for x in xs]
+    gs = [g.reshape(*g.shape[:-1], groups, -1).astype(jnp.float32) for g in gs]
+    sums = sum_each([x * g for x in xs for g in gs], range(1, xs[0].ndim - 2))
+    rows = jnp.stack([total.reshape(total.shape[0], -1) for total in sums], axis=1)
+    return rows.reshape(len(rows), len(xs), len(gs), -1)
 
 
 def _grouped(part: Any, groups: int) -> Any:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from keras_dp.clipping.jaxpr.rules import slices
-from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, sum_along
+from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use
+from keras_dp.clipping.jaxpr.sums import sum_along
 
 
 @dataclass(frozen=True)

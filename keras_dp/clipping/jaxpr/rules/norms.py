@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 
 CANCELLED = 1e-4
 """Part of the squares of its terms below which a squared norm is no longer trusted."""
@@ -11,9 +10,8 @@ CANCELLED = 1e-4
 ROUNDING = 4e-7
 """Bound on the rounding error of a squared norm, relative to the squares of its terms."""
 
-TINY, HUGE = 1e-30, 1e15
-"""Where one factor's square is below the first and the other's above the second, float32 cannot
-square them apart. Otherwise what is lost to underflow is below `sqrt(TINY * HUGE)`, 3e-8."""
+UNDERFLOW = 2.4e-38
+"""Bound on what is lost when a product underflows in float32, twice for products of two uses."""
 
 
 def of_rows(rows: Any) -> Any:
@@ -21,41 +19,36 @@ def of_rows(rows: Any) -> Any:
     return jnp.sum(jnp.square(rows), axis=tuple(range(1, rows.ndim)))
 
 
-def of_product(left: Any, right: Any) -> Any:
-    """Return `|left|^2 |right|^2` over the last axis, each scaled to 1 before it is squared."""
-    size, squares = _scaled(left)
-    other_size, other_squares = _scaled(right)
-    return jnp.square(size * other_size) * (squares * other_squares)
+def of_products(left: Any, right: Any) -> Any:
+    """Return `|left|^2 |right|^2`, the factors along the last axis, summed over blocks.
+
+    Args:
+        left: Array of shape `(batch, blocks, length)`.
+        right: Another one, of any other length.
+    """
+    squares = [
+        jnp.sum(jnp.square(rows.astype(jnp.float32)), axis=-1) + UNDERFLOW * rows.shape[-1]
+        for rows in (left, right)
+    ]
+    return jnp.sum(squares[0] * squares[1], axis=1)
 
 
-def from_grams(
-    left: Any, right: Any, left_rows: tuple[Any, ...], right_rows: tuple[Any, ...]
-) -> Any:
+def from_grams(left: Any, right: Any, left_length: int, right_length: int) -> Any:
     """Return squared norms of sums of outer products from the Gram matrices of both factors.
-
-    Where an example's products nearly cancel, or its factors are so small and so large that their
-    squares cannot be told from 0 and infinity, the Gram matrices do not know the norm. An upper
-    bound then takes its place.
 
     Args:
         left: Gram matrices of the left factors, `(batch, blocks, positions, positions)`.
         right: Those of the right factors.
-        left_rows: Arrays with a leading batch axis whose norms, multiplied, bound the left factor;
-            none when it holds ones and zeros.
-        right_rows: The same for the right factor.
+        left_length: How many products an entry of `left` adds up.
+        right_length: The same for `right`.
     """
     total = jnp.sum(left * right, axis=(1, 2, 3))
     diagonals = [jnp.diagonal(matrix, axis1=2, axis2=3) for matrix in (left, right)]
     apart = jnp.sum(jnp.sqrt(diagonals[0]) * jnp.sqrt(diagonals[1]), axis=(1, 2))
     traces = [jnp.sum(diagonal, axis=(1, 2)) for diagonal in diagonals]
-    lost = (jnp.minimum(*traces) < TINY) & ~(jnp.maximum(*traces) < HUGE)
-    lost |= ~jnp.isfinite(total)
-    bound = lax.cond(
-        jnp.any(lost),
-        lambda: _frobenius_bound((*left_rows, *right_rows), total),
-        lambda: jnp.zeros_like(total),
-    )
-    return jnp.where(lost, bound, guarded(total, jnp.square(apart)))
+    lost = UNDERFLOW * left.shape[-1]  # |R_st| <= (R_ss + R_tt) / 2
+    lost_each = lost * left_length * traces[1] + lost * right_length * traces[0]
+    return guarded(total, jnp.square(apart)) + lost_each
 
 
 def guarded(total: Any, apart: Any) -> Any:
@@ -66,19 +59,3 @@ def guarded(total: Any, apart: Any) -> Any:
         apart: What they would be if nothing had cancelled.
     """
     return jnp.where(total < CANCELLED * apart, jnp.abs(total) + ROUNDING * apart, total)
-
-
-def _frobenius_bound(factors: tuple[Any, ...], like: Any) -> Any:
-    size, squares = jnp.ones_like(like), jnp.ones_like(like)
-    for factor in factors:
-        largest, rest = _scaled(factor.reshape(factor.shape[0], -1))
-        size, squares = size * largest, squares * rest
-    return jnp.square(size) * squares
-
-
-def _scaled(rows: Any) -> tuple[Any, Any]:
-    """Return the largest entry of each row, and the row's square after division by it."""
-    rows = rows.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(rows), axis=-1)
-    safe = jnp.where(largest > 0, largest, 1.0)
-    return largest, jnp.sum(jnp.square(rows / safe[..., None]), axis=-1)

@@ -103,13 +103,13 @@ class Outer(Gradients):
             return self.norms_of_full()
         if self.way == "product":
             left = _valid(self.left)[..., None] if isinstance(self.left, OneHot) else self.left
-            return jnp.sum(norms.of_product(left[:, :, 0], self.right[:, :, 0]), axis=1)
+            return norms.of_products(left[:, :, 0], self.right[:, :, 0])
         if self.way == "segments":
             return _segment_norms(self.left, self.right)
         if self.way == "equal ids":
             return _equal_id_norms(self.left, self.right)
         grams = gram(self.left, self.left), gram(self.right, self.right)
-        return norms.from_grams(*grams, (self.left,), (self.right,))
+        return norms.from_grams(*grams, self.left.shape[-1], self.right.shape[-1])
 
     def weighted_sum(self, factors: Factors) -> Any:
         """Return the sum of the gradients, each multiplied with its factor."""
@@ -120,15 +120,17 @@ class Outer(Gradients):
             zeros = jnp.zeros((self.left.size, rows.shape[-1]), jnp.float32)
             summed = zeros.at[self.left.ids.reshape(-1)].add(rows, mode="drop")[None]
             return self.layout.restore(summed)
-        smaller, other, product = self.left, self.right, _contract
-        if smaller.shape[-1] > other.shape[-1]:
-            smaller, other, product = other, smaller, lambda right, left: _contract(left, right)
-        scaled = factors.scale(smaller)
+        left, right = self.left, self.right
+        on_left = left.shape[-1] <= right.shape[-1]  # the smaller one is scaled
+        scaled = factors.scale(left if on_left else right)
+
+        def product(other: Any) -> Any:
+            return _contract(scaled, other) if on_left else _contract(other, scaled)
+
         # Only if an example is not finite, the other factor is copied without it.
+        other = right if on_left else left
         summed = lax.cond(
-            factors.clean,
-            lambda: product(scaled, other),
-            lambda: product(scaled, factors.keep(other)),
+            factors.clean, lambda: product(other), lambda: product(factors.keep(other))
         )
         return self.layout.restore(summed)
 
