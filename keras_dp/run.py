@@ -68,7 +68,9 @@ class PrivateRun:
 
         Raises:
             PrivacyBudgetExceeded: when the update would pass the model's budget.
+            ValueError: when the clip rule's own release would leave nothing for the sum.
         """
+        self._sum_noise_multiplier()
         self.guard.admit(self.plan)
         if self.remaining is not None:
             self.remaining -= 1

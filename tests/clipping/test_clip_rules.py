@@ -229,9 +229,10 @@ def test_bad_settings_of_a_rule_are_refused(make, message):
         make()
 
 
-def test_a_count_that_costs_more_than_the_budget_is_refused_before_training():
+@pytest.mark.parametrize("train", ["fit", "train_on_batch"])
+def test_a_count_that_costs_more_than_the_budget_is_refused_before_training(train):
     model, layer = model_of(AdaptiveQuantile(count_stddev=0.1), 1.0)
     with pytest.raises(ValueError, match="count_stddev"):
-        model.fit(np.ones((50, 4), "float32"), np.zeros((50, 1)), batch_size=20, verbose=0)
+        getattr(model, train)(np.ones((50, 4), "float32"), np.zeros((50, 1)))
     assert model.ledger.updates == 0
     assert not np.any(layer.kernel)

@@ -58,6 +58,10 @@ class Piece:
         """For each weight, by position, `|gradient_i|^2` of every example, shape `(batch,)`."""
         raise NotImplementedError
 
+    def cost(self, part: Part) -> rules.Cost:
+        """Return what the norms take because of one of the parts."""
+        return part.gradients.cost
+
     def weighted_sum(self, factors: Sequence[rules.Factors]) -> dict[int, Any]:
         """Return `sum_i factor_i * gradient_i` for each weight, by position.
 
@@ -137,6 +141,16 @@ class Pulled(Piece):
             return [norms.of_rows(rows) for rows in self._slice(start, size).rows]
 
         return self._named(slices.join(squares, self._batch, self._at_once))
+
+    def cost(self, part: Part) -> rules.Cost:
+        """Add what it takes to write a part's gradients out."""
+        cost, size = part.gradients.cost, 4 * math.prod(part.value.shape)
+        return replace(
+            cost,
+            rule=f"{cost.rule}, pulled back",
+            flops=cost.flops + size,
+            bytes=max(cost.bytes, size),
+        )
 
     def weighted_sum(self, factors: Sequence[rules.Factors]) -> dict[int, Any]:
         """Return the sums, pulled back after the sum where that is equal and no more work."""

@@ -9,10 +9,8 @@ import jax.numpy as jnp
 
 from keras_dp.clipping.explain import Report, Row
 from keras_dp.clipping.jaxpr.assemble import Traced, take_apart
-from keras_dp.clipping.jaxpr.pieces import Piece, Pulled
+from keras_dp.clipping.jaxpr.pieces import Piece
 from keras_dp.clipping.jaxpr.program import Equation, Loop
-from keras_dp.clipping.jaxpr.rules import Cost
-from keras_dp.clipping.jaxpr.standardised import Standardised
 
 LIVE_PART = 0.5
 """Part of all intermediate values that XLA keeps at one time, forward and backward, as measured on
@@ -50,14 +48,9 @@ def report(traced: Traced, names: Sequence[str]) -> Report:
 
 def _rows(piece: Piece, names: Sequence[str]) -> Iterable[Row]:
     weights = tuple(names[position] for position in piece.weights)
-    for value, gradients, operation in piece.parts:
-        cost = gradients.cost
-        if isinstance(piece, Pulled):
-            size = 4 * math.prod(value.shape)
-            cost = Cost(f"{cost.rule}, pulled back", cost.flops + size, max(cost.bytes, size))
-        if isinstance(piece, Standardised):
-            cost = Cost(f"{cost.rule}, standardised", cost.flops, cost.bytes)
-        yield Row(weights, value.shape, operation, cost.rule, cost.flops, cost.bytes)
+    for part in piece.parts:
+        cost = piece.cost(part)
+        yield Row(weights, part.value.shape, part.operation, cost.rule, cost.flops, cost.bytes)
 
 
 def _intermediates(equations: Iterable[Equation], turns: int = 1) -> int:

@@ -11,7 +11,7 @@ squares. So `|D|`, `s_1` and `s_k` of each channel tell the norm.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from keras_dp.clipping.jaxpr.channels import affine_form
 from keras_dp.clipping.jaxpr.pieces import Part, Piece
 from keras_dp.clipping.jaxpr.program import Equation, Value
-from keras_dp.clipping.jaxpr.rules import Convolved, Factors, norms
+from keras_dp.clipping.jaxpr.rules import Convolved, Cost, Factors, norms
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,11 @@ class Standardised(Piece):
             if position != self.kernel:
                 squares[position] = norms.of_rows(rows)
         return squares
+
+    def cost(self, part: Part) -> Cost:
+        """Name the closed form."""
+        cost = part.gradients.cost
+        return replace(cost, rule=f"{cost.rule}, standardised")
 
     def weighted_sum(self, factors: Sequence[Factors]) -> dict[int, Any]:
         """Sum where the kernel is used, once for each layer, and bring the sums back."""
