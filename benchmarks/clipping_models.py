@@ -244,14 +244,14 @@ def _transformer_block(x, heads, hidden, causal=False):
     return layers.add([x, layers.Dense(width)(wide)])
 
 
-def vit():
-    """A small vision transformer: width 192, 4 blocks, 3 heads, 64 patches and a class token."""
+def vit(depth=4, batch=32):
+    """A small vision transformer: width 192, 3 heads, 64 patches and a class token."""
     inputs = keras.Input((32, 32, 3))
     x = layers.Conv2D(192, 4, strides=4)(inputs)
     x = Positions(class_token=True)(layers.Reshape((64, 192))(x))
-    for _ in range(4):
+    for _ in range(depth):
         x = _transformer_block(x, 3, 768)
-    return _classifier(inputs, layers.Dense(10, name="head")(_norm(x)[:, 0]), 32)
+    return _classifier(inputs, layers.Dense(10, name="head")(_norm(x)[:, 0]), batch)
 
 
 def bitfit():
@@ -288,5 +288,6 @@ MODELS = {
     "head": head,
     "bitfit": bitfit,
     "section_d": section_d,
+    "vit12": partial(vit, depth=12, batch=8),
 }
-NINE = tuple(name for name in MODELS if name != "section_d")
+NINE = tuple(name for name in MODELS if name not in ("section_d", "vit12"))
