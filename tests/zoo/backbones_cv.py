@@ -146,3 +146,14 @@ def video_swin():
         depths=[2, 1],
         num_heads=[2, 2],
     )
+
+
+@family
+def center_pillar():
+    """Build the only family of 128 channels: its first block has them whatever the filters."""
+    return models().CenterPillarBackbone(
+        stackwise_down_blocks=[1, 1],
+        stackwise_down_filters=[4, 6],
+        stackwise_up_filters=[6, 4],
+        input_shape=(8, 8, 3),
+    )

@@ -95,5 +95,7 @@ def _value(rng, variable):
         return rng.uniform(0.5, 2.0, size=shape)
     if variable.name in {"gamma", "scale", "gain", "temperature"}:
         return 1 + 0.2 * rng.normal(size=shape)
+    if variable.name.endswith(("_min", "_max")):  # what lies outside is cut off
+        return (1 + rng.uniform(size=shape)) * (-1 if variable.name.endswith("_min") else 1)
     fan_in = math.prod(shape[:-1]) if len(shape) > 1 else 4
     return rng.normal(size=shape) / math.sqrt(fan_in)

@@ -5,6 +5,8 @@ import platform
 import jax
 import keras
 
+from tests.zoo.backbones_hub import LEFT_OUT
+
 MODELS = "models"
 BACKBONES = "backbones"
 
@@ -52,6 +54,11 @@ def _backbones(entries):
     return [head, "|---|---|---:|---:|---:|", *rows, ""] if rows else []
 
 
+def _left_out():
+    lines = [f"- {name}: {reason}" for name, reason in LEFT_OUT.items()]
+    return ["Left out, with the reason:", "", *lines, ""] if lines else []
+
+
 def markdown(results):
     """Return the page for a list of entries, each with whether its test passed."""
     groups = {
@@ -67,5 +74,6 @@ def markdown(results):
             "",
             *_models(groups[MODELS]),
             *_backbones(groups[BACKBONES]),
+            *_left_out(),
         ]
     )
