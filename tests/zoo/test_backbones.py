@@ -36,7 +36,7 @@ def freeze_batch_normalization(model):
 def pooled(features):
     """Average every feature map over its positions, and put them side by side."""
     maps = jax.tree.leaves(features, is_leaf=lambda leaf: hasattr(leaf, "ndim"))
-    vectors = [vector_of(m) for m in maps if "float" in str(m.dtype)]
+    vectors = [vector_of(m) for m in maps]
     return vectors[0] if len(vectors) == 1 else keras.layers.Concatenate()(vectors)
 
 
@@ -44,8 +44,8 @@ def vector_of(feature):
     if feature.ndim > 2:
         rows = keras.layers.Reshape((-1, feature.shape[-1]))(feature)
         return keras.layers.GlobalAveragePooling1D()(rows)
-    if feature.shape[-1] is None:  # the likeness of every text and image of the batch, one here
-        return keras.layers.Reshape((1,))(feature)
+    if feature.shape[-1] is None:  # a mask, or how well every image of the batch fits a text
+        return keras.ops.mean(keras.ops.cast(feature, "float32"), axis=-1, keepdims=True)
     return feature
 
 
