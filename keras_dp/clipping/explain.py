@@ -40,15 +40,18 @@ class Report:
     Attributes:
         rows: The places, in the order of the weights' first use.
         activation_bytes: Estimated memory of one example's activations and their gradients.
+        working_bytes: Memory of one example while norms are computed, at the place with the most.
     """
 
     rows: tuple[Row, ...]
     activation_bytes: int
+    working_bytes: int
 
     @property
     def bytes_per_example(self) -> int:
         """Estimated memory that one more example in a microbatch takes."""
-        return self.activation_bytes + sum(row.bytes for row in self.rows)
+        kept = sum(row.bytes for row in self.rows)
+        return self.activation_bytes + self.working_bytes + kept
 
     def __str__(self) -> str:
         table = Table(title="Per-example clipping, for one example")
@@ -71,7 +74,10 @@ class Report:
         text = io.StringIO()
         Console(file=text, width=WIDTH).print(table)
         lines = (line.rstrip() for line in text.getvalue().splitlines())
-        memory = f"Activations and their gradients: about {self.activation_bytes:,} bytes."
+        memory = (
+            f"Besides, activations and their gradients: about {self.activation_bytes:,} bytes, "
+            f"and {self.working_bytes:,} while norms are computed."
+        )
         return "\n".join((*lines, memory))
 
 

@@ -1,5 +1,6 @@
 """`explain`: the table names every weight, the way it is clipped, and what that costs."""
 
+import jax
 import keras
 import numpy as np
 import pytest
@@ -33,6 +34,27 @@ def test_every_weight_has_a_row_with_its_rule():
     assert found["head/kernel"].rule == "outer, product"
     assert found["head/kernel"].flops == 2 * (6 * 6 * 4 + 3)
     assert found["norm/gamma"].rule == "written out"
+
+
+def test_the_estimated_memory_of_an_example_is_near_that_of_the_compiled_sum():
+    model = keras_dp.applications.TanhCNN()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras_dp.optimizers.DPSGD(0.1, noise_multiplier=1.0), loss=loss)
+    x, y = np.zeros((64, 28, 28, 1), "float32"), np.zeros(64, "int32")
+    estimate = clipping.explain(model, x, y, print_fn=lambda text: None).bytes_per_example
+    values = [variable.value for variable in model.trainable_variables]
+
+    def loss_fn(params, example):
+        image, label = example
+        logits, _ = model.stateless_call(params, model.non_trainable_variables, image[None])
+        return loss(label[None], logits)
+
+    clipped = jax.jit(clipping.clipped_sum(loss_fn, clip_norm=1.0))
+    few, many = (
+        clipped.lower(values, (x[:n], y[:n])).compile().memory_analysis().temp_size_in_bytes
+        for n in (16, 64)
+    )
+    assert estimate / 2 < (many - few) / 48 < 2 * estimate
 
 
 def test_the_table_is_printed_once_with_totals():

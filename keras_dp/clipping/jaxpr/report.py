@@ -25,6 +25,7 @@ def report(traced: Traced, names: Sequence[str]) -> Report:
         names: A name for each weight.
     """
     rows: list[Row] = []
+    working = [0]
 
     def shapes(weights: Sequence[Any], batch: Sequence[Any], constants: Sequence[Any]) -> None:
         known = dict(zip(traced.known, constants, strict=True))
@@ -32,6 +33,7 @@ def report(traced: Traced, names: Sequence[str]) -> Report:
         pieces, _ = take_apart(one, weights, batch, 1)
         for piece in pieces:
             rows.extend(_rows(piece, names))
+            working.extend(piece.cost(part).working_bytes for part in piece.parts)
 
     analysis = traced.analysis
     weights = [_shape(value) for value in analysis.weights]
@@ -43,7 +45,8 @@ def report(traced: Traced, names: Sequence[str]) -> Report:
         for name, value in zip(names, analysis.weights, strict=True)
         if name not in met
     )
-    return Report(tuple(rows), int(LIVE_PART * _intermediates(analysis.from_data)))
+    activations = int(LIVE_PART * _intermediates(analysis.from_data))
+    return Report(tuple(rows), activations, max(working))
 
 
 def _rows(piece: Piece, names: Sequence[str]) -> Iterable[Row]:

@@ -43,11 +43,13 @@ class Cost:
         rule: Name of the way that was chosen.
         flops: Floating point operations for the batch.
         bytes: Memory for what is kept until the weighted sum.
+        working_bytes: Memory for copies and Gram matrices while the norms are computed.
     """
 
     rule: str
     flops: int
     bytes: int
+    working_bytes: int = 0
 
 
 class Gradients(ABC):

@@ -116,8 +116,20 @@ class Convolved(Gradients):
             inputs = math.prod(axis.size + axis.low + axis.high for axis in self.axes)
             outputs = math.prod(axis.out for axis in self.axes)
             flops = inputs**2 * self._left + outputs**2 * (self._right + self._offsets)
-            return Cost("convolution, gram", 2 * batch * flops, 0)
-        return Cost("convolution, full", 2 * batch * size, 4 * batch * size)
+            working = 4 * batch * (inputs**2 + 2 * outputs**2)
+            return Cost("convolution, gram", 2 * batch * flops, 0, working)
+        copies = 0 if self._left == 1 < self.groups else 8 * batch * self._shifted_numbers()
+        return Cost("convolution, full", 2 * batch * size, 4 * batch * size, copies)
+
+    def _shifted_numbers(self) -> int:
+        """Return how many numbers all shifted copies of an example have."""
+        on_x = self._shift_x()
+        pairs = list(zip(self.axes, on_x, strict=True))
+        positions = math.prod(axis.out if yes else axis.size for axis, yes in pairs)
+        x, g = (
+            math.prod(axis.kernel for axis, yes in pairs if yes is side) for side in (True, False)
+        )
+        return positions * int(self.x.shape[1]) * self.groups * (x * self._left + g * self._right)
 
     @property
     def _offsets(self) -> int:

@@ -160,7 +160,8 @@ class Outer(Gradients):
             "full": 2 * each * left * right,
         }[self.way]
         kept = 4 * each * left * right if self.way == "full" else 0
-        return Cost(f"outer, {self.way}", flops, kept)
+        working = 8 * each * positions**2 if self.way in ("gram", "equal ids") else 0
+        return Cost(f"outer, {self.way}", flops, kept, working)
 
     @cached_property
     def _full(self) -> Any:
