@@ -177,24 +177,40 @@ def plot(results, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    models, methods = results["models"], _private_methods(results)
-    figure, axes = pyplot.subplots(figsize=(8, 1.5 + 0.6 * len(models)), layout="constrained")
-    height = 0.8 / max(1, len(methods))
-    for index, method in enumerate(methods):
-        ratios = [quotient(m["methods"], method, "ordinary", "seconds") for m in models.values()]
+    models, ratios = list(results["models"]), _all_ratios(results)
+    figure, axes = pyplot.subplots(figsize=(8, 2 + 0.8 * len(models)), layout="constrained")
+    height = 0.85 / max(1, len(ratios))
+    for index, (title, found) in enumerate(ratios.items()):
         places = [place + index * height for place in range(len(models))]
-        bars = axes.barh(places, [r or math.nan for r in ratios], height, label=TITLES[method])
-        axes.bar_label(bars, [f"{r:.1f}" if r else "" for r in ratios], padding=3, fontsize=8)
-    axes.set_yticks([place + 0.4 - height / 2 for place in range(len(models))], list(models))
+        values = [found.get(name, math.nan) for name in models]
+        bars = axes.barh(places, values, height, label=title)
+        axes.bar_label(bars, [f"{found[n]:.1f}" if n in found else "" for n in models], fontsize=7)
+    axes.set_yticks([place + 0.43 - height / 2 for place in range(len(models))], models)
     axes.axvline(1, color="black", linewidth=1)
-    axes.set(xscale="log", xlabel="step time / ordinary training", title="Per-example clipping")
+    label = "step time / ordinary training of the same model in the same framework"
+    axes.set(xscale="log", xlabel=label, title="Per-example clipping")
+    axes.set_ylim(len(models), -0.3)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    if methods:
-        axes.legend()
+    if ratios:
+        figure.legend(loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _all_ratios(results):
+    """Step times to ordinary training, by title and model, of all frameworks."""
+    found = {}
+    for name, model in results["models"].items():
+        for method in _private_methods(results):
+            ratio = quotient(model["methods"], method, "ordinary", "seconds")
+            found.setdefault(TITLES[method], {}).update({name: ratio} if ratio else {})
+    for framework in (results[other] for other in OTHERS if results.get(other)):
+        for name, model in framework["models"].items():
+            for method, facts in model.items():
+                if method in TITLES and "ratio" in facts:
+                    found.setdefault(TITLES[method], {})[name] = facts["ratio"]
+    return found
 
 
 def save_json(results, folder):
