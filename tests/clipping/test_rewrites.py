@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,23 @@ def depthwise(strides, dilations, padding, rank, channels):
 
 def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("bfloat16", 2e-2)])
+def test_other_precisions_stay_equal(dtype, tolerance):
+    rng = np.random.default_rng(0)
+    operation = depthwise((2, 1), (1, 1), ((1, 1), (0, 2)), 2, 3)
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(size=(2, 9, 8, 3)), dtype)
+        kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 3)), dtype)
+        expected, back = jax.vjp(operation, x, kernel)
+        actual, fast_back = jax.vjp(clipping.rewrite(operation), x, kernel)
+        g = jnp.cos(jnp.arange(expected.size)).reshape(expected.shape).astype(dtype)
+        pairs_of_results = [(actual, expected), *zip(fast_back(g), back(g), strict=True)]
+    for found, wanted in pairs_of_results:
+        assert found.dtype == wanted.dtype
+        found, wanted = (np.asarray(a, np.float64) for a in (found, wanted))
+        np.testing.assert_allclose(found, wanted, atol=tolerance * np.abs(wanted).max())
 
 
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))

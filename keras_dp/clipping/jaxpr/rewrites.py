@@ -174,7 +174,7 @@ def _interleave(phases: Sequence[Any], strides: tuple[int, ...], sizes: Sequence
 
 
 def _kernel_gradient(window: Window, x: Any, kernel: Any, g: Any) -> Any:
-    padded = window.pad(x)
+    padded, wide = window.pad(x), jnp.promote_types(g.dtype, jnp.float32)
     rows = []
     for _, phase, shift in window.offsets():
         starts = [p + at * s for p, at, s in zip(phase, shift, window.strides, strict=True)]
@@ -185,7 +185,7 @@ def _kernel_gradient(window: Window, x: Any, kernel: Any, g: Any) -> Any:
         moved = lax.slice(
             padded, (0, *starts, 0), (len(x), *limits, x.shape[-1]), (1, *window.strides, 1)
         )
-        rows.append(moved.astype(jnp.float32) * g)
+        rows.append(moved.astype(wide) * g)
     sums = sum_each(rows, range(g.ndim - 1))
     return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 
