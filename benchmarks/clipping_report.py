@@ -200,16 +200,13 @@ def plot(results, path):
 
 def _all_ratios(results):
     """Step times to ordinary training, by title and model, of all frameworks."""
+    runs = [{name: model["methods"] for name, model in results["models"].items()}]
+    runs += [results[other]["models"] for other in OTHERS if results.get(other)]
     found = {}
-    for name, model in results["models"].items():
-        for method in _private_methods(results):
-            ratio = quotient(model["methods"], method, "ordinary", "seconds")
-            found.setdefault(TITLES[method], {}).update({name: ratio} if ratio else {})
-    for framework in (results[other] for other in OTHERS if results.get(other)):
-        for name, model in framework["models"].items():
-            for method, facts in model.items():
-                if method in TITLES and "ratio" in facts:
-                    found.setdefault(TITLES[method], {})[name] = facts["ratio"]
+    for name, methods in (pair for run in runs for pair in run.items()):
+        for method, facts in methods.items():
+            if method in TITLES and "ratio" in facts:
+                found.setdefault(TITLES[method], {})[name] = facts["ratio"]
     return found
 
 

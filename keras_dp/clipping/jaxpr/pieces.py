@@ -138,9 +138,9 @@ class Pulled(Piece):
         """Square the weights' own gradients, of as many examples at a time as fit memory."""
 
         def squares(start: Any, size: int) -> list[Any]:
-            return [norms.of_rows(rows) for rows in self._slice(start, size).rows]
+            return [norms.of_rows(rows) for rows in self._take(start, size).rows]
 
-        return self._named(slices.join(squares, self._batch, self._at_once))
+        return self._named(slices.join(squares, *self._extent))
 
     def cost(self, part: Part) -> rules.Cost:
         """Add what it takes to write a part's gradients out."""
@@ -156,19 +156,18 @@ class Pulled(Piece):
         """Return the sums, pulled back after the sum where that is equal and no more work."""
         own = [factors[position] for position in self.weights]
         together = all(factor is own[0] for factor in own) and all(e.is_plain for e in self.chain)
-        if together and not self._fits:
+        if together and not slices.fit(*self._extent):
             totals = self.by_value(lambda gradients: gradients.weighted_sum(own[0]))
             return self._named(self.pull(list(totals), list(totals.values())))
-        if together and sum(self._derived) <= sum(self._own):
+        if together and self._derived <= self._own:
             totals = {value: own[0].contract(rows) for value, rows in self.full.items()}
             return self._named(self.pull(list(totals), list(totals.values())))
 
         def sums(start: Any, size: int) -> list[Any]:
-            rows = self._slice(start, size).rows
-            each = [factor.take(start, size) for factor in own] if not self._fits else own
-            return [factor.contract(row) for factor, row in zip(each, rows, strict=True)]
+            rows = self._take(start, size).rows
+            return [f.take(start, size).contract(row) for f, row in zip(own, rows, strict=True)]
 
-        return self._named(slices.add(sums, self._batch, self._at_once))
+        return self._named(slices.add(sums, *self._extent))
 
     @cached_property
     def full(self) -> dict[Value, Any]:
@@ -181,9 +180,9 @@ class Pulled(Piece):
         values = list(self.full)
         return jax.vmap(lambda rows: self.pull(values, rows))(list(self.full.values()))
 
-    def _slice(self, start: Any, size: int) -> "Pulled":
-        if self._fits:
-            return self
+    def _take(self, start: Any, size: int) -> "Pulled":
+        if size == self._extent[0]:
+            return self  # with all that it has computed
         parts = (part._replace(gradients=part.gradients.take(start, size)) for part in self.parts)
         return replace(self, parts=tuple(parts))
 
@@ -191,24 +190,17 @@ class Pulled(Piece):
         return dict(zip(self.weights, arrays, strict=True))
 
     @property
-    def _batch(self) -> int:
-        return self.parts[0].gradients.shape[0]
+    def _extent(self) -> tuple[int, int]:
+        """Number of examples, and of numbers that are written out for each."""
+        return self.parts[0].gradients.shape[0], self._derived + self._own
 
     @property
-    def _fits(self) -> bool:
-        return self._at_once >= self._batch
+    def _derived(self) -> int:
+        return sum(math.prod(value.shape) for value in {part.value for part in self.parts})
 
     @property
-    def _at_once(self) -> int:
-        return slices.at_once(self._batch, sum(self._derived) + sum(self._own))
-
-    @property
-    def _derived(self) -> list[int]:
-        return [math.prod(value.shape) for value in {part.value for part in self.parts}]
-
-    @property
-    def _own(self) -> list[int]:
-        return [math.prod(self.analysis.weights[i].shape) for i in self.weights]
+    def _own(self) -> int:
+        return sum(math.prod(self.analysis.weights[i].shape) for i in self.weights)
 
 
 def measurable(parts: list[Part], views: dict[Value, View]) -> list[Part] | None:

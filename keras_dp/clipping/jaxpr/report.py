@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from keras_dp.clipping.explain import Report, Row
 from keras_dp.clipping.jaxpr.assemble import Traced, take_apart
-from keras_dp.clipping.jaxpr.pieces import Piece
 from keras_dp.clipping.jaxpr.program import Equation, Loop
 
 LIVE_PART = 0.5
@@ -32,8 +31,11 @@ def report(traced: Traced, names: Sequence[str]) -> Report:
         one = Traced(traced.analysis, known, traced.outputs)
         pieces, _ = take_apart(one, weights, batch, 1)
         for piece in pieces:
-            rows.extend(_rows(piece, names))
-            working.extend(piece.cost(part).working_bytes for part in piece.parts)
+            paths = tuple(names[position] for position in piece.weights)
+            for part in piece.parts:
+                cost, read = piece.cost(part), part.value.shape
+                rows.append(Row(paths, read, part.operation, cost.rule, cost.flops, cost.bytes))
+                working.append(cost.working_bytes)
 
     analysis = traced.analysis
     weights = [_shape(value) for value in analysis.weights]
@@ -47,13 +49,6 @@ def report(traced: Traced, names: Sequence[str]) -> Report:
     )
     activations = int(LIVE_PART * _intermediates(analysis.from_data))
     return Report(tuple(rows), activations, max(working))
-
-
-def _rows(piece: Piece, names: Sequence[str]) -> Iterable[Row]:
-    weights = tuple(names[position] for position in piece.weights)
-    for part in piece.parts:
-        cost = piece.cost(part)
-        yield Row(weights, part.value.shape, part.operation, cost.rule, cost.flops, cost.bytes)
 
 
 def _intermediates(equations: Iterable[Equation], turns: int = 1) -> int:

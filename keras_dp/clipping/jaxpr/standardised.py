@@ -12,7 +12,6 @@ squares. So `|D|`, `s_1` and `s_k` of each channel tell the norm.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -37,12 +36,12 @@ class Standardised(Piece):
     def squared_norms(self) -> dict[int, Any]:
         """Measure the kernel by the closed form, the other weights by their own small gradients."""
         weights = [self.known[self.analysis.weights[position]] for position in self.weights]
+        own = self.weights.index(self.kernel)
         (a, _), back = jax.vjp(self._coefficients, weights)
-        kernel = self._rows(weights[self.weights.index(self.kernel)])
+        kernel = self._rows(weights[own])
         mean = jnp.mean(kernel, axis=0)
         centred = kernel - mean
         ones = jnp.ones_like(a)
-        own = self.weights.index(self.kernel)
         parts = [
             _along(self._rows(back(cotangents)[0][own]), centred)
             for cotangents in ((ones, 0 * ones), (0 * ones, ones))
@@ -82,7 +81,7 @@ class Standardised(Piece):
             raise TypeError(f"{type(gradients).__name__} has no closed form")
         return gradients
 
-    @cached_property
+    @property
     def _products(self) -> tuple[Any, Any]:
         """`s_1` and `s_k`: `<1, D>` and `<k, D>` for each example and channel."""
         kernel = self.known[self.analysis.weights[self.kernel]]

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -61,8 +61,8 @@ class Gradients(ABC):
         """Shape of all gradients, `(batch, *shape of the value)`."""
 
     @abstractmethod
-    def take(self, start: Any, size: int) -> Self:
-        """Return the gradients of `size` examples from `start` on."""
+    def change_rows(self, change: Callable[[Any], Any]) -> Self:
+        """Return the gradients that follow when every array with a batch axis is changed alike."""
 
     @abstractmethod
     def full(self) -> Any:
@@ -82,24 +82,26 @@ class Gradients(ABC):
         """What the norms take."""
 
     @property
-    def at_once(self) -> int:
-        """Of how many examples gradients are written out at a time."""
+    def extent(self) -> tuple[int, int]:
+        """Number of examples, and of numbers in each gradient."""
         batch, *value = self.shape
-        return slices.at_once(batch, math.prod(value))
+        return batch, math.prod(value)
 
     @property
     def fits(self) -> bool:
         """Whether the gradients of all examples may be written out and kept."""
-        return self.at_once >= self.shape[0]
+        return slices.fit(*self.extent)
+
+    def take(self, start: Any, size: int) -> Self:
+        """Return the gradients of `size` examples from `start` on."""
+        if size == self.shape[0]:
+            return self  # with all that it has computed
+        return self.change_rows(lambda rows: slices.take(rows, start, size))
 
     def norms_of_full(self) -> Any:
         """Return squared norms of gradients that are written out, a slice at a time if need be."""
-        if self.fits:
-            return norms.of_rows(self.full())
         return slices.join(
-            lambda start, size: norms.of_rows(self.take(start, size).full()),
-            self.shape[0],
-            self.at_once,
+            lambda start, size: norms.of_rows(self.take(start, size).full()), *self.extent
         )
 
 

@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from keras_dp.clipping.jaxpr import choose
-from keras_dp.clipping.jaxpr.rules import norms, slices
+from keras_dp.clipping.jaxpr.rules import norms
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, put_back
 from keras_dp.clipping.jaxpr.rules.outer import Layout, Outer
 from keras_dp.clipping.jaxpr.rules.sliding import Axis, cut, offsets, padded
@@ -53,10 +53,9 @@ class Convolved(Gradients):
         """Shape of all gradients."""
         return (self.x.shape[0], *self.platform.shape)
 
-    def take(self, start: Any, size: int) -> "Convolved":
-        """Return the gradients of some examples."""
-        x, g = (slices.take(rows, start, size) for rows in (self.x, self.g))
-        return replace(self, x=x, g=g)
+    def change_rows(self, change: Callable[[Any], Any]) -> "Convolved":
+        """Change input and gradient."""
+        return replace(self, x=change(self.x), g=change(self.g))
 
     def full(self) -> Any:
         """Return every example's gradient."""
@@ -103,8 +102,7 @@ class Convolved(Gradients):
         plain = self.groups == 1 and self.x.shape[1] == 1
         if not plain or any(axis.spread > 1 for axis in self.axes):
             return False
-        inputs = math.prod(axis.size + axis.low + axis.high for axis in self.axes)
-        outputs = math.prod(axis.out for axis in self.axes)
+        inputs, outputs = self._pixels
         return choose.patch_grams(inputs, outputs, self._offsets, self.x.shape[-1], self._right)
 
     @property
@@ -113,23 +111,30 @@ class Convolved(Gradients):
         batch = self.x.shape[0]
         size = self._offsets * self._left * self._right * self.groups
         if self.by_gram:
-            inputs = math.prod(axis.size + axis.low + axis.high for axis in self.axes)
-            outputs = math.prod(axis.out for axis in self.axes)
+            inputs, outputs = self._pixels
             flops = inputs**2 * self._left + outputs**2 * (self._right + self._offsets)
             working = 4 * batch * (inputs**2 + 2 * outputs**2)
             return Cost("convolution, gram", 2 * batch * flops, 0, working)
-        copies = 0 if self._left == 1 < self.groups else 8 * batch * self._shifted_numbers()
+        copies = 0 if self._is_depthwise else 8 * batch * self._numbers_in_copies
         return Cost("convolution, full", 2 * batch * size, 4 * batch * size, copies)
 
-    def _shifted_numbers(self) -> int:
-        """Return how many numbers all shifted copies of an example have."""
+    @property
+    def _numbers_in_copies(self) -> int:
+        """How many numbers all shifted copies of an example have."""
         on_x = self._shift_x()
-        pairs = list(zip(self.axes, on_x, strict=True))
-        positions = math.prod(axis.out if yes else axis.size for axis, yes in pairs)
-        x, g = (
-            math.prod(axis.kernel for axis, yes in pairs if yes is side) for side in (True, False)
-        )
-        return positions * int(self.x.shape[1]) * self.groups * (x * self._left + g * self._right)
+        pairs = zip(self.axes, on_x, strict=True)
+        positions = math.prod(axis.out if shifted else axis.size for axis, shifted in pairs)
+        return positions * int(self.x.shape[1]) * self.groups * self._channels_in_copies(on_x)
+
+    @property
+    def _is_depthwise(self) -> bool:
+        return self._left == 1 and self.groups > 1
+
+    @property
+    def _pixels(self) -> tuple[int, int]:
+        """Number of positions of the padded input and of the output."""
+        inputs = math.prod(axis.size + axis.low + axis.high for axis in self.axes)
+        return inputs, math.prod(axis.out for axis in self.axes)
 
     @property
     def _offsets(self) -> int:
@@ -149,7 +154,7 @@ class Convolved(Gradients):
         xs = [self._place_x(offset, on_x) for offset in offsets(self.axes, on_x)]
         on_g = [not shifted for shifted in on_x]
         gs = [self._place_g(offset, on_x) for offset in offsets(self.axes, on_g)]
-        product = _depthwise if self._left == 1 and self.groups > 1 else _matmul
+        product = _depthwise if self._is_depthwise else _matmul
         blocks = product(xs, gs, self.groups)
         kernels = [
             [a.kernel for a, yes in zip(self.axes, on, strict=True) if yes] for on in (on_x, on_g)
@@ -162,15 +167,16 @@ class Convolved(Gradients):
     def _shift_x(self) -> list[bool]:
         """Decide for each axis whether `x` is shifted along it, or else `g`."""
         forced = [axis.stride > 1 or (False if axis.spread > 1 else None) for axis in self.axes]
-        choices = itertools.product(*([f] if f is not None else [True, False] for f in forced))
+        options = ([f] if f is not None else [True, False] for f in forced)
+        choices = itertools.product(*options)
+        return list(min(choices, key=self._channels_in_copies))
 
-        def copies(on_x: Iterable[bool]) -> int:
-            on_x = tuple(on_x)
-            shifted = [a.kernel for a, yes in zip(self.axes, on_x, strict=True) if yes]
-            others = [a.kernel for a, yes in zip(self.axes, on_x, strict=True) if not yes]
-            return math.prod(shifted) * self._left + math.prod(others) * self._right
-
-        return list(min(choices, key=copies))
+    def _channels_in_copies(self, on_x: Iterable[bool]) -> int:
+        """Return how many channels of a group all shifted copies have at one position."""
+        pairs = list(zip(self.axes, on_x, strict=True))
+        shifted = [axis.kernel for axis, yes in pairs if yes]
+        others = [axis.kernel for axis, yes in pairs if not yes]
+        return math.prod(shifted) * self._left + math.prod(others) * self._right
 
     def _place_x(self, offset: Sequence[int], on_x: Sequence[bool]) -> Any:
         """Return `x` at the positions of `g`, along the axes where `x` is shifted."""
@@ -216,7 +222,7 @@ class Convolved(Gradients):
             ]
             limits, steps = (len(x), *ends, *ends), (1, *strides, *strides)
             grams.append(lax.slice(pixels, (0, *starts, *starts), limits, steps))
-        outputs = math.prod(axis.out for axis in self.axes)
+        _, outputs = self._pixels
         return functools.reduce(operator.add, grams).reshape(len(x), outputs, outputs)
 
 

@@ -1,7 +1,7 @@
 """The rule for all operations without one: every example's gradient by the operation's own vjp."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -29,10 +29,10 @@ class Generic(Gradients):
         """Shape of all gradients."""
         return (self.use.cotangents[0].shape[0], *self.use.weight.shape)
 
-    def take(self, start: Any, size: int) -> "Generic":
-        """Return the gradients of some examples."""
-        data = {value: slices.take(rows, start, size) for value, rows in self.use.data.items()}
-        cotangents = [slices.take(rows, start, size) for rows in self.use.cotangents]
+    def change_rows(self, change: Callable[[Any], Any]) -> "Generic":
+        """Change what flowed at the site."""
+        data = {value: change(rows) for value, rows in self.use.data.items()}
+        cotangents = [change(rows) for rows in self.use.cotangents]
         return Generic(replace(self.use, data=data, cotangents=cotangents))
 
     def full(self) -> Any:
@@ -45,12 +45,9 @@ class Generic(Gradients):
 
     def weighted_sum(self, factors: Factors) -> Any:
         """Return the sum of the gradients, each multiplied with its factor."""
-        if self.fits:
-            return factors.contract(self._full)
         return slices.add(
             lambda start, size: factors.take(start, size).contract(self.take(start, size).full()),
-            self.shape[0],
-            self.at_once,
+            *self.extent,
         )
 
     @property

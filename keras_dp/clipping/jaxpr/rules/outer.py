@@ -10,6 +10,7 @@ References:
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from keras_dp.clipping.jaxpr import choose
-from keras_dp.clipping.jaxpr.rules import norms, slices
+from keras_dp.clipping.jaxpr.rules import norms
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, put_back
 
 
@@ -84,14 +85,11 @@ class Outer(Gradients):
         """Shape of all gradients."""
         return (self.right.shape[0], *self.layout.shape)
 
-    def take(self, start: Any, size: int) -> "Outer":
-        """Return the gradients of some examples."""
-        left = (
-            replace(self.left, ids=slices.take(self.left.ids, start, size))
-            if isinstance(self.left, OneHot)
-            else slices.take(self.left, start, size)
-        )
-        return replace(self, left=left, right=slices.take(self.right, start, size))
+    def change_rows(self, change: Callable[[Any], Any]) -> "Outer":
+        """Change both factors."""
+        one_hot = isinstance(self.left, OneHot)
+        left = replace(self.left, ids=change(self.left.ids)) if one_hot else change(self.left)
+        return replace(self, left=left, right=change(self.right))
 
     def full(self) -> Any:
         """Return every example's gradient."""
