@@ -3,15 +3,9 @@
 Only base classes with explicit arguments: names of sizes and presets would ask a hub.
 """
 
-FAMILIES = {}
+from tests.zoo.families import IMAGE, load, registry
 
-
-def family(build):
-    FAMILIES[f"keras_cv {build.__name__}"] = build
-    return build
-
-
-IMAGE = (32, 32, 3)
+FAMILIES, family = registry("keras_cv")
 PLAIN = {"include_rescaling": False, "input_shape": IMAGE}
 STAGES = {"stackwise_filters": [4, 8], "stackwise_blocks": [2, 2], "stackwise_strides": [1, 2]}
 MBCONV = {
@@ -27,13 +21,7 @@ MBCONV = {
 
 
 def models():
-    try:
-        import keras_cv
-    except ImportError as error:
-        raise ImportError(
-            "The zoo of backbones needs keras_cv: pip install keras-cv==0.9.0 tensorflow"
-        ) from error
-    return keras_cv.models
+    return load("keras_cv", "keras-cv==0.9.0 tensorflow").models
 
 
 @family

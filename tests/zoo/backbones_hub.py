@@ -3,7 +3,8 @@
 Only base classes with explicit arguments: presets would ask a hub.
 """
 
-IMAGE = (32, 32, 3)
+from tests.zoo.families import load
+
 VOCABULARY = 11
 BLOCKS = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 12}
 TEXT = {"vocabulary_size": VOCABULARY, **BLOCKS}
@@ -24,25 +25,8 @@ LEFT_OUT = {
 }
 
 
-def registry():
-    """Return an empty dictionary of families, and the decorator that fills it."""
-    families = {}
-
-    def family(build):
-        families[f"keras_hub {build.__name__}"] = build
-        return build
-
-    return families, family
-
-
 def library():
-    try:
-        import keras_hub
-    except ImportError as error:
-        raise ImportError(
-            "The zoo of backbones needs keras_hub: pip install keras-hub tensorflow"
-        ) from error
-    return keras_hub
+    return load("keras_hub", "keras-hub tensorflow")
 
 
 def models():

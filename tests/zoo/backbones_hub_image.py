@@ -1,8 +1,9 @@
 """The backbone families of keras_hub that see images, tiny and with random weights."""
 
-from tests.zoo.backbones_hub import BLOCKS, IMAGE, models, registry
+from tests.zoo.backbones_hub import BLOCKS, models
+from tests.zoo.families import IMAGE, registry
 
-FAMILIES, family = registry()
+FAMILIES, family = registry("keras_hub")
 VIDEO_PRISM = {
     "num_frames": 2,
     "patch_size": 8,

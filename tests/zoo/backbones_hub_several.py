@@ -3,17 +3,16 @@
 from tests.zoo.backbones_hub import (
     BLOCKS,
     DECODER,
-    IMAGE,
     TEXT,
     VOCABULARY,
     layers,
     models,
-    registry,
 )
 from tests.zoo.backbones_hub_image import VIDEO_PRISM, mobilenet_v5, vit, vit_det
 from tests.zoo.backbones_hub_text import GEMMA3N, T5GEMMA
+from tests.zoo.families import IMAGE, registry
 
-FAMILIES, family = registry()
+FAMILIES, family = registry("keras_hub")
 VISION = {**BLOCKS, "patch_size": 16, "image_shape": IMAGE}
 CLIP_TEXT = {**TEXT, "embedding_dim": 8, "max_sequence_length": 8}
 GEMMA_VISION = {**BLOCKS, "image_size": 32, "patch_size": 8, "pool_size": 2, "output_dim": 8}

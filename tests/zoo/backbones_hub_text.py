@@ -1,8 +1,9 @@
 """The backbone families of keras_hub that read text, tiny and with random weights."""
 
-from tests.zoo.backbones_hub import DECODER, TEXT, VOCABULARY, models, registry
+from tests.zoo.backbones_hub import DECODER, TEXT, VOCABULARY, models
+from tests.zoo.families import registry, without
 
-FAMILIES, family = registry()
+FAMILIES, family = registry("keras_hub")
 LINEAR_ATTENTION = {
     "head_dim": 8,
     "layer_types": ["linear_attention", "full_attention"],
@@ -86,7 +87,7 @@ def deberta_v3():
 
 @family
 def fnet():
-    text = {key: value for key, value in TEXT.items() if key != "num_heads"}
+    text = without(TEXT, "num_heads")
     return models().FNetBackbone(**text, max_sequence_length=8)
 
 
@@ -129,7 +130,7 @@ def ed_rec():
 
 @family
 def electra():
-    text = {key: value for key, value in TEXT.items() if key != "vocabulary_size"}
+    text = without(TEXT, "vocabulary_size")
     return models().ElectraBackbone(
         **text, vocab_size=VOCABULARY, embedding_dim=6, max_sequence_length=8
     )
@@ -152,7 +153,7 @@ def esm_absolute():
 
 @family
 def falcon():
-    text = {key: value for key, value in TEXT.items() if key != "num_heads"}
+    text = without(TEXT, "num_heads")
     return models().FalconBackbone(**text, num_attention_heads=2)
 
 
@@ -263,7 +264,7 @@ def qwen3_5():
 
 @family
 def qwen3_5_moe():
-    decoder = {key: value for key, value in DECODER.items() if key != "intermediate_dim"}
+    decoder = without(DECODER, "intermediate_dim")
     return models().Qwen3_5MoeBackbone(
         **decoder,
         **LINEAR_ATTENTION,
@@ -312,7 +313,7 @@ def rwkv7():
 
 @family
 def smol_lm3():
-    decoder = {key: value for key, value in DECODER.items() if key != "num_query_heads"}
+    decoder = without(DECODER, "num_query_heads")
     return models().SmolLM3Backbone(
         **decoder,
         num_attention_heads=4,

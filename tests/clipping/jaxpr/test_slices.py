@@ -11,7 +11,7 @@ from jax import lax
 from keras_dp import clipping
 from keras_dp.clipping.jaxpr import choose
 from keras_dp.clipping.jaxpr.rules import slices
-from tests.clipping.rules.checks import agree, problem, wave
+from tests.clipping.rules.checks import agree, convolve, problem, wave
 
 GIB = 2**30
 
@@ -22,11 +22,7 @@ def dense(p, e):
 
 def convolution(p, e):
     kernel = p["w"].reshape(3, 3, 1, 5)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    out = lax.conv_general_dilated(
-        e["x"][None, ..., None], kernel, (1, 1), "SAME", dimension_numbers=numbers
-    )
-    return wave(out)
+    return wave(convolve(e["x"][None, ..., None], kernel, 2))
 
 
 def product(p, e):
@@ -63,7 +59,7 @@ doubled.defjvp(lambda primals, tangents: (doubled(*primals), 2 * tangents[0]))
 )
 @pytest.mark.parametrize("examples", [1, 2, 3])
 def test_slices_agree_with_the_loop(loss, examples, monkeypatch):
-    """Seven examples: slices of one, of two and of three with a rest, and all at once."""
+    """Seven examples, of which so many are written out at a time, with a rest or without."""
     monkeypatch.setattr(choose, "WRITTEN_OUT_BYTES", 4 * 45 * examples)
     monkeypatch.setattr(choose, "MEMORY_COST", 0)  # so that products are written out
 

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import Phase, settings
+from jax import lax
 
 from keras_dp import clipping
 
 TIMES = int(os.environ.get("KERAS_DP_DRAWS", "1"))  # for a longer hunt on an idle machine
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+LETTERS = {1: "W", 2: "HW", 3: "DHW"}  # of the spatial axes
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # a shrink would compile for minutes
 
 
@@ -38,6 +40,22 @@ def problem(seed, params, data, size=4):
 def wave(out):
     """Return a loss whose gradient differs from entry to entry."""
     return jnp.sum(jnp.sin(out) + 0.5 * out)
+
+
+def layout(rank, order="last"):
+    """Return dimension numbers with the channels last or first, or turned round altogether."""
+    space = LETTERS[rank]
+    if order == "last":
+        return f"N{space}C", f"{space}IO", f"N{space}C"
+    if order == "first":
+        return f"NC{space}", f"OI{space}", f"NC{space}"
+    return f"{space}CN", f"I{space[::-1]}O", f"C{space}N"
+
+
+def convolve(x, kernel, rank, **settings):
+    settings = {"window_strides": (1,) * rank, "padding": "SAME", **settings}
+    settings.setdefault("dimension_numbers", layout(rank))
+    return lax.conv_general_dilated(x, kernel, **settings)
 
 
 def gradients(loss_fn, params, batch):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
 
-from tests.clipping.rules.checks import agree, clip, close, draws, problem, wave
+from tests.clipping.rules.checks import agree, clip, close, convolve, draws, problem, wave
 
 SEEDS = st.integers(0, 2**31)
 BAD = [np.nan, np.inf, -np.inf, 1e30]
@@ -19,20 +19,11 @@ def dense(p, e):
 
 
 def image(p, e):
-    numbers = ("NHWC", "HWIO", "NHWC")
-    out = lax.conv_general_dilated(e["x"][None], p["k"], (1, 1), "SAME", dimension_numbers=numbers)
-    return jnp.sum(jnp.square(out))
+    return jnp.sum(jnp.square(convolve(e["x"][None], p["k"], 2)))
 
 
 def depthwise(p, e):
-    out = lax.conv_general_dilated(
-        e["x"][None],
-        p["k"],
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=e["x"].shape[-1],
-    )
+    out = convolve(e["x"][None], p["k"], 2, feature_group_count=e["x"].shape[-1])
     return jnp.sum(jnp.square(out))
 
 

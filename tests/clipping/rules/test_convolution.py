@@ -7,26 +7,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from jax import lax
 
-from tests.clipping.rules.checks import agree, draws, problem, wave
+from tests.clipping.rules.checks import agree, convolve, draws, layout, problem, wave
 
 SEEDS = st.integers(0, 2**31)
-LETTERS = {1: "W", 2: "HW", 3: "DHW"}
-
-
-def layout(rank, order="last"):
-    """Return dimension numbers with the channels last or first, or turned round altogether."""
-    space = LETTERS[rank]
-    if order == "last":
-        return f"N{space}C", f"{space}IO", f"N{space}C"
-    if order == "first":
-        return f"NC{space}", f"OI{space}", f"NC{space}"
-    return f"{space}CN", f"I{space[::-1]}O", f"C{space}N"
-
-
-def convolve(x, kernel, rank, **settings):
-    settings = {"window_strides": (1,) * rank, "padding": "SAME", **settings}
-    settings.setdefault("dimension_numbers", layout(rank))
-    return lax.conv_general_dilated(x, kernel, **settings)
 
 
 def check(seed, x_shape, kernel_shape, rank, **settings):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
 
-from tests.clipping.rules.checks import agree, draws, problem, wave
+from tests.clipping.rules.checks import agree, convolve, draws, problem, wave
 
 SEEDS = st.integers(0, 2**31)
 TURNS = st.integers(1, 5)
@@ -162,13 +162,7 @@ def a_loop_with_images(p, e):
     """Convolutions and look-ups in turns."""
 
     def turn(hidden, x):
-        image = lax.conv_general_dilated(
-            jnp.outer(hidden, x)[None],
-            p["k"],
-            (1,),
-            "SAME",
-            dimension_numbers=("NWC", "WIO", "NWC"),
-        )
+        image = convolve(jnp.outer(hidden, x)[None], p["k"], 1)
         row = p["w"][jnp.where(x[0] > 0, 1, 2)]
         return jnp.tanh(image[0, :, 0] + row), hidden
 
