@@ -91,9 +91,9 @@ MUTATIONS = {
         (SITES + "test_convolution.py::test_a_kernel_of_one_pixel_agrees",),
     ),
     "a kernel offset read from the wrong side": Mutation(
-        "clipping/jaxpr/rules/convolution.py",
-        "first = axis.low - at * axis.dilation",
-        "first = axis.low + at * axis.dilation - (axis.kernel - 1) * axis.dilation",
+        "clipping/jaxpr/rules/sliding.py",
+        "starts = (at * axis.dilation for at in range(axis.kernel))",
+        "starts = (at * axis.dilation for at in reversed(range(axis.kernel)))",
         (SITES + "test_convolution.py::test_a_named_setting_agrees",),
     ),
     "a norm lost to cancellation": Mutation(

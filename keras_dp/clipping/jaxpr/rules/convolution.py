@@ -22,7 +22,17 @@ from keras_dp.clipping.jaxpr import choose
 from keras_dp.clipping.jaxpr.rules import norms
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, put_back
 from keras_dp.clipping.jaxpr.rules.outer import Layout, Outer
-from keras_dp.clipping.jaxpr.rules.sliding import Axis, cut, offsets, padded
+from keras_dp.clipping.jaxpr.rules.sliding import (
+    Axis,
+    Windows,
+    cut,
+    each,
+    of_input,
+    of_output,
+    padded,
+    stacked,
+    whole,
+)
 from keras_dp.clipping.jaxpr.sums import sum_each
 
 
@@ -151,18 +161,14 @@ class Convolved(Gradients):
     @functools.cached_property
     def _full(self) -> Any:
         on_x = self._shift_x()
-        xs = [self._place_x(offset, on_x) for offset in offsets(self.axes, on_x)]
-        on_g = [not shifted for shifted in on_x]
-        gs = [self._place_g(offset, on_x) for offset in offsets(self.axes, on_g)]
-        product = _depthwise if self._is_depthwise else _matmul
-        blocks = product(xs, gs, self.groups)
-        kernels = [
-            [a.kernel for a, yes in zip(self.axes, on, strict=True) if yes] for on in (on_x, on_g)
-        ]
-        parts = blocks.reshape(
-            blocks.shape[0], *kernels[0], self._left, *kernels[1], self.groups * self._right
+        x_windows, g_windows = zip(
+            *(_windows(*pair) for pair in zip(self.axes, on_x, strict=True)), strict=True
         )
-        return put_back(_interleave(parts, on_x), self.order)
+        product = _depthwise if self._is_depthwise else _matmul
+        blocks = product(self.x, x_windows, self.g, g_windows, self.groups)
+        sizes = [[len(axis.cuts) for axis in windows] for windows in (x_windows, g_windows)]
+        blocks = blocks.reshape(len(blocks), *sizes[0], self._left, *sizes[1], -1)
+        return put_back(_interleave(blocks), self.order)
 
     def _shift_x(self) -> list[bool]:
         """Decide for each axis whether `x` is shifted along it, or else `g`."""
@@ -178,50 +184,17 @@ class Convolved(Gradients):
         others = [axis.kernel for axis, yes in pairs if not yes]
         return math.prod(shifted) * self._left + math.prod(others) * self._right
 
-    def _place_x(self, offset: Sequence[int], on_x: Sequence[bool]) -> Any:
-        """Return `x` at the positions of `g`, along the axes where `x` is shifted."""
-        config, cuts = [], []
-        for axis, at, shifted in zip(self.axes, offset, on_x, strict=True):
-            if not shifted:
-                config.append((0, 0, 0))
-                cuts.append((0, axis.size, 1))
-                continue
-            config.append((axis.low, axis.high, axis.spread - 1))
-            start = at * axis.dilation
-            cuts.append((start, start + (axis.out - 1) * axis.stride + 1, axis.stride))
-        return cut(padded(self.x, config), cuts)
-
-    def _place_g(self, offset: Sequence[int], on_x: Sequence[bool]) -> Any:
-        """Return `g` at the positions of `x`, along the axes where `g` is shifted."""
-        config, cuts = [], []
-        for axis, at, shifted in zip(self.axes, offset, on_x, strict=True):
-            if shifted:
-                config.append((0, 0, 0))
-                cuts.append((0, axis.out, 1))
-                continue
-            first = axis.low - at * axis.dilation
-            last = first + (axis.size - 1) * axis.spread
-            before, after = max(0, -first), max(0, last + 1 - axis.out)
-            config.append((before, after, 0))
-            cuts.append((first + before, last + before + 1, axis.spread))
-        return cut(padded(self.g, config), cuts)
-
     def _patch_gram(self) -> Any:
         """Inner products of all pairs of input patches, from those of all pairs of pixels."""
         x = padded(self.x, [(axis.low, axis.high, 0) for axis in self.axes])[:, 0]
         sizes = x.shape[1:-1]
         pixels = _gram(x.reshape(x.shape[0], -1, x.shape[-1]))
         pixels = pixels.reshape(x.shape[0], *sizes, *sizes)
-        strides = [axis.stride for axis in self.axes]
         grams = []
-        for offset in offsets(self.axes, [True] * len(self.axes)):
-            starts = [at * axis.dilation for at, axis in zip(offset, self.axes, strict=True)]
-            ends = [
-                start + (axis.out - 1) * axis.stride + 1
-                for start, axis in zip(starts, self.axes, strict=True)
-            ]
-            limits, steps = (len(x), *ends, *ends), (1, *strides, *strides)
-            grams.append(lax.slice(pixels, (0, *starts, *starts), limits, steps))
+        for cuts in itertools.product(*(of_input(axis).cuts for axis in self.axes)):
+            starts, ends, steps = zip(*cuts, strict=True)
+            limits = (len(x), *ends, *ends)
+            grams.append(lax.slice(pixels, (0, *starts, *starts), limits, (1, *steps, *steps)))
         _, outputs = self._pixels
         return functools.reduce(operator.add, grams).reshape(len(x), outputs, outputs)
 
@@ -329,33 +302,57 @@ def _own_layout(rows: Any, spec: Sequence[int]) -> Any:
     return put_back(rows, (spec[0], *spec[2:], spec[1]))
 
 
-def _matmul(xs: list[Any], gs: list[Any], groups: int) -> Any:
-    """Return `(batch, shifts of x, left, shifts of g, groups * right)`."""
+def _windows(axis: Axis, shift_x: bool) -> tuple[Windows, Windows]:
+    """Return the windows of `x` and of `g` along an axis."""
+    if shift_x:
+        return of_input(axis), whole(axis.out)
+    return whole(axis.size), of_output(axis)
+
+
+def _matmul(
+    x: Any, x_windows: Sequence[Windows], g: Any, g_windows: Sequence[Windows], groups: int
+) -> Any:
+    """Return `(batch, windows of x, left, windows of g, groups * right)`."""
     left, right = (
-        jnp.stack([_grouped(part, groups) for part in parts], axis=3) for parts in (xs, gs)
+        _by_group(stacked(rows, windows), groups)
+        for rows, windows in ((x, x_windows), (g, g_windows))
     )
-    return jnp.einsum("bpgkl,bpgmr->bklmgr", left, right, preferred_element_type=jnp.float32)
+    return jnp.einsum("bpkgl,bpmgr->bklmgr", left, right, preferred_element_type=jnp.float32)
 
 
-def _depthwise(xs: list[Any], gs: list[Any], groups: int) -> Any:
+def _depthwise(
+    x: Any, x_windows: Sequence[Windows], g: Any, g_windows: Sequence[Windows], groups: int
+) -> Any:
     """Do the same for one input channel a group, where it is a product and a sum."""
-    xs = [x[..., None].astype(jnp.float32) for x in xs]
-    gs = [g.reshape(*g.shape[:-1], groups, -1).astype(jnp.float32) for g in gs]
+    xs = [part[..., None].astype(jnp.float32) for part in each(x, x_windows)]
+    gs = [
+        part.reshape(*part.shape[:-1], groups, -1).astype(jnp.float32)
+        for part in each(g, g_windows)
+    ]
     sums = sum_each([x * g for x in xs for g in gs], range(1, xs[0].ndim - 2))
     rows = jnp.stack([total.reshape(total.shape[0], -1) for total in sums], axis=1)
     return rows.reshape(len(rows), len(xs), len(gs), -1)
 
 
-def _grouped(part: Any, groups: int) -> Any:
-    return part.reshape(part.shape[0], -1, groups, part.shape[-1] // groups)
+def _by_group(copies: Any, groups: int) -> Any:
+    """Bring stacked copies into the order `(batch, position, window, group, channel)`."""
+    spatial = (copies.ndim - 3) // 2
+    shape = copies.shape
+    positions, windows = math.prod(shape[1 : 2 + spatial]), math.prod(shape[2 + spatial : -1])
+    return copies.reshape(shape[0], positions, windows, groups, shape[-1] // groups)
 
 
-def _interleave(parts: Any, on_x: Sequence[bool]) -> Any:
-    """Put the axes of the kernel, which came in two groups, in front of left and right."""
-    ahead = sum(on_x)
-    first, second = iter(range(1, 1 + ahead)), iter(range(2 + ahead, parts.ndim - 1))
-    kernel = [next(first) if yes else next(second) for yes in on_x]
-    return parts.transpose(0, *kernel, 1 + ahead, parts.ndim - 1)
+def _interleave(blocks: Any) -> Any:
+    """Bring `(batch, *windows of x, left, *windows of g, right)` into the kernel's order.
+
+    Along each axis either `x` has the windows, or `g`, and the other has one.
+    """
+    spatial = (blocks.ndim - 3) // 2
+    pairs = [(i, i + spatial + 1) for i in range(1, 1 + spatial)]
+    left, right = 1 + spatial, blocks.ndim - 1
+    kernel = [blocks.shape[i] * blocks.shape[j] for i, j in pairs]
+    parts = blocks.transpose(0, *itertools.chain(*pairs), left, right)
+    return parts.reshape(len(blocks), *kernel, blocks.shape[left], blocks.shape[right])
 
 
 def _gram(rows: Any) -> Any:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -34,6 +34,43 @@ class Axis:
     out: int
 
 
+class Windows(NamedTuple):
+    """The windows that a kernel's offsets cut from one axis.
+
+    Attributes:
+        padding: Entries to add first: before, after, between.
+        cuts: Start, end and step of each window.
+    """
+
+    padding: tuple[int, int, int]
+    cuts: tuple[tuple[int, int, int], ...]
+
+
+def whole(length: int) -> Windows:
+    """Leave an axis as it is."""
+    return Windows((0, 0, 0), ((0, length, 1),))
+
+
+def of_input(axis: Axis) -> Windows:
+    """Return the input at the positions of the output, for each offset of the kernel."""
+    starts = (at * axis.dilation for at in range(axis.kernel))
+    reach = (axis.out - 1) * axis.stride + 1
+    cuts = tuple((start, start + reach, axis.stride) for start in starts)
+    return Windows((axis.low, axis.high, axis.spread - 1), cuts)
+
+
+def of_output(axis: Axis) -> Windows:
+    """Return the output at the positions of the input, for each offset of the kernel.
+
+    Positions that no output has are 0. The axis has stride 1.
+    """
+    starts = [axis.low - at * axis.dilation for at in range(axis.kernel)]
+    reach = (axis.size - 1) * axis.spread + 1
+    before, after = max(0, -starts[-1]), max(0, starts[0] + reach - axis.out)
+    cuts = tuple((before + start, before + start + reach, axis.spread) for start in starts)
+    return Windows((before, after, 0), cuts)
+
+
 def padded(rows: Any, config: Sequence[tuple[int, int, int]]) -> Any:
     """Pad the spatial axes of `(batch, n, *spatial, channels)`: before, after, between."""
     if not any(any(entry) for entry in config):
@@ -49,10 +86,19 @@ def cut(rows: Any, cuts: Sequence[tuple[int, int, int]]) -> Any:
     return lax.slice(rows, (0, 0, *starts, 0), ends, (1, 1, *strides, 1))
 
 
-def offsets(axes: Sequence[Axis], shifted: Sequence[bool]) -> list[tuple[int, ...]]:
-    """Return the kernel's offsets along the axes that are shifted, 0 along the others."""
-    return list(
-        itertools.product(
-            *(range(axis.kernel) if yes else (0,) for axis, yes in zip(axes, shifted, strict=True))
-        )
-    )
+def each(rows: Any, windows: Sequence[Windows]) -> list[Any]:
+    """Return a copy of `(batch, n, *spatial, channels)` for each combination of windows."""
+    rows = padded(rows, [axis.padding for axis in windows])
+    return [cut(rows, cuts) for cuts in itertools.product(*(axis.cuts for axis in windows))]
+
+
+def stacked(rows: Any, windows: Sequence[Windows]) -> Any:
+    """Return the same copies as one array, `(batch, n, *spatial, *windows, channels)`.
+
+    It is made axis by axis, which takes the sum of their windows' numbers in slices, not the
+    product.
+    """
+    rows = padded(rows, [axis.padding for axis in windows])
+    for i, axis in enumerate(windows, start=2):
+        rows = jnp.stack([lax.slice_in_dim(rows, *entry, axis=i) for entry in axis.cuts], axis=-2)
+    return rows
