@@ -1,5 +1,6 @@
 """What was promised (`Budget`) and how one update keeps it (`PrivacyPlan`)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -54,8 +55,8 @@ class PrivacyPlan:
     accountant composes the event that follows from it, so the two cannot disagree.
 
     Args:
-        sampling: Name of the scheme by which the examples of an update are drawn: `"poisson"`,
-            `"full_batch"`, or `"given"` for a batch that the caller chose (no amplification).
+        sampling: Name of the scheme by which the examples of an update are drawn, or `"given"` for
+            a batch that the caller chose (no amplification).
         batch_size: Expected number of examples in an update; the divisor of the noisy sum.
         dataset_size: Number of examples that the draw is made from.
         clip_norm: The bound on one example's gradient.
@@ -64,6 +65,9 @@ class PrivacyPlan:
         sensitivity: The largest L2 norm that one example adds to the sum; `None` (default):
             `clip_norm`. An adaptive clip norm is the sensitivity itself, and this is its start.
         seeded: Whether noise and sampling came from a seed that the user chose.
+        largest_batch: The number of examples above which a draw is truncated, if it is.
+        updates_per_epoch: Number of updates in which an example takes part at most once, for
+            schemes that see to that.
     """
 
     sampling: str
@@ -74,6 +78,8 @@ class PrivacyPlan:
     clipping: str = "flat"
     sensitivity: float | None = None
     seeded: bool = False
+    largest_batch: int | None = None
+    updates_per_epoch: int | None = None
 
     @property
     def noise_stddev(self) -> float:
@@ -89,6 +95,12 @@ class PrivacyPlan:
     def from_config(cls, config: Mapping[str, Any]) -> "PrivacyPlan":
         """Rebuild a plan from `get_config`'s dictionary."""
         return cls(**config)
+
+
+def default_largest_batch(dataset_size: int, batch_size: int) -> int:
+    """Return a batch that one Poisson draw in a billion exceeds: six deviations above the mean."""
+    spread = math.sqrt(batch_size * (1 - batch_size / dataset_size))
+    return min(dataset_size, math.ceil(batch_size + 6 * spread))
 
 
 def updates_per_epoch(dataset_size: int, batch_size: int) -> int:

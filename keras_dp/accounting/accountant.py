@@ -16,9 +16,6 @@ from keras_dp.plan import PrivacyPlan
 ACCOUNTANTS = ("pld", "rdp", "rdp_classic")
 """The names of the known accountants."""
 
-NEIGHBOURING_RELATION = "add_or_remove_one"
-"""Two data sets are neighbours when one has one example more than the other."""
-
 _NO_NOISE = 1e-6
 
 
@@ -72,6 +69,7 @@ def epsilon(
     sampling: str = "poisson",
     accountant: str = "pld",
     rdp_orders: Sequence[float] | None = None,
+    largest_batch: int | None = None,
 ) -> float:
     """Return the epsilon that `updates` equal updates spend.
 
@@ -82,11 +80,14 @@ def epsilon(
         dataset_size: Number of examples that the draw is made from.
         updates: Number of updates.
         delta: Float in (0, 1).
-        sampling: `"poisson"`, `"full_batch"`, or `"given"` for batches that the caller chose, which
-            gain nothing from sampling.
+        sampling: `"poisson"`, `"truncated_poisson"`, `"balls_in_bins"`, `"full_batch"`,
+            `"shuffle"`, or `"given"` for batches that the caller chose, which gain nothing from
+            sampling.
         accountant: `"pld"` (tight, the default), `"rdp"`, or `"rdp_classic"`, the older conversion
             that reproduces older papers.
         rdp_orders: Orders above 1 for the Renyi accountants; None for dp-accounting's own.
+        largest_batch: Where `"truncated_poisson"` truncates; None for six standard deviations
+            above the mean.
 
     Returns:
         A float of at least 0: an upper bound of the privacy loss.
@@ -95,7 +96,8 @@ def epsilon(
         ValueError: when an argument is out of range.
 
     Privacy:
-        (epsilon, delta)-differential privacy under adding or removing one example.
+        (epsilon, delta)-differential privacy under adding or removing one example; for
+        `"shuffle"`, under replacing one with an empty one.
 
     Example:
         >>> from keras_dp import accounting
@@ -109,7 +111,7 @@ def epsilon(
         (https://arxiv.org/abs/1906.03049); Doroshenko et al., 2022
         (https://arxiv.org/abs/2207.04380).
     """
-    plan = planned(sampling, batch_size, dataset_size, noise_multiplier)
+    plan = planned(sampling, batch_size, dataset_size, noise_multiplier, largest_batch)
     release = Release(plan, validation.positive_int("updates", updates), "planned")
     return spent((release,), delta, accountant, rdp_orders)
 
@@ -140,7 +142,11 @@ def measure(delta: float, accountant: str, rdp_orders: Sequence[float] | None = 
 
 
 def planned(
-    sampling: str, batch_size: int, dataset_size: int, noise_multiplier: float
+    sampling: str,
+    batch_size: int,
+    dataset_size: int,
+    noise_multiplier: float,
+    largest_batch: int | None = None,
 ) -> PrivacyPlan:
     """Return a checked plan with clip norm 1: the epsilon does not depend on the clip norm."""
     plan = PrivacyPlan(
@@ -149,7 +155,10 @@ def planned(
         dataset_size=dataset_size,
         clip_norm=1.0,
         noise_multiplier=noise_multiplier,
+        largest_batch=largest_batch,
     )
+    events.check(plan)
+    plan = events.completed(plan)
     events.event(plan)
     return plan
 
@@ -157,7 +166,8 @@ def planned(
 def _composition(releases: Iterable[Release]) -> rdp.Composition:
     counts: Counter[DpEvent] = Counter()
     for release in releases:
-        counts[events.event(release.plan)] += int(release.updates)
+        made = events.count(release.plan, int(release.updates))
+        counts[events.event(release.plan)] += made
     return tuple(sorted(counts.items(), key=repr))  # the order of a merge must not matter
 
 

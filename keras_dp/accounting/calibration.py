@@ -29,6 +29,7 @@ def noise_multiplier(
     sampling: str = "poisson",
     accountant: str = "pld",
     rdp_orders: Sequence[float] | None = None,
+    largest_batch: int | None = None,
 ) -> float:
     """Return the smallest noise multiplier that keeps `updates` updates within epsilon.
 
@@ -44,6 +45,7 @@ def noise_multiplier(
         sampling: As in `accounting.epsilon`.
         accountant: As in `accounting.epsilon`.
         rdp_orders: As in `accounting.epsilon`.
+        largest_batch: As in `accounting.epsilon`.
 
     Raises:
         ValueError: when an argument is out of range, or no noise up to 1e6 is enough.
@@ -59,7 +61,7 @@ def noise_multiplier(
     """
     how = measure(delta, accountant, rdp_orders)
     target = validation.positive_float("epsilon", epsilon)
-    plan = planned(sampling, batch_size, dataset_size, noise_multiplier=1.0)
+    plan = planned(sampling, batch_size, dataset_size, 1.0, largest_batch)
     return _smallest_noise(how, target, plan, validation.positive_int("updates", updates), ())
 
 
@@ -73,6 +75,7 @@ def updates(
     sampling: str = "poisson",
     accountant: str = "pld",
     rdp_orders: Sequence[float] | None = None,
+    largest_batch: int | None = None,
 ) -> int:
     """Return the largest number of updates that stays within epsilon.
 
@@ -87,6 +90,7 @@ def updates(
         sampling: As in `accounting.epsilon`.
         accountant: As in `accounting.epsilon`.
         rdp_orders: As in `accounting.epsilon`.
+        largest_batch: As in `accounting.epsilon`.
 
     Returns:
         An integer, 0 when not even one update fits, and never more than 2**40.
@@ -96,7 +100,7 @@ def updates(
     """
     how = measure(delta, accountant, rdp_orders)
     target = validation.positive_float("epsilon", epsilon)
-    plan = planned(sampling, batch_size, dataset_size, noise_multiplier)
+    plan = planned(sampling, batch_size, dataset_size, noise_multiplier, largest_batch)
     return _most_updates(how, target, plan, MOST_UPDATES, ())
 
 
@@ -121,7 +125,11 @@ def calibrate(
 
 
 def updates_within(
-    budget: Budget, plan: PrivacyPlan, at_most: int, prior: tuple[Release, ...] = ()
+    budget: Budget,
+    plan: PrivacyPlan,
+    at_most: int,
+    prior: tuple[Release, ...] = (),
+    made: int = 0,
 ) -> int:
     """Return how many more updates under `plan`, at most `at_most`, stay within budget.
 
@@ -130,11 +138,12 @@ def updates_within(
         plan: The plan of the updates to come.
         at_most: The number asked for; when all of them fit this costs one evaluation.
         prior: What was released already, `Ledger.releases`.
+        made: Updates under `plan` that those to come continue, and that `prior` leaves out: an
+            epoch that was begun is paid for.
     """
     how = measure(budget.delta, budget.accountant)
-    return _most_updates(
-        how, budget.epsilon, plan, validation.positive_int("at_most", at_most), prior
-    )
+    at_most = validation.positive_int("at_most", at_most)
+    return _most_updates(how, budget.epsilon, plan, at_most, prior, made)
 
 
 def _smallest_noise(
@@ -161,10 +170,15 @@ def _smallest_noise(
 
 
 def _most_updates(
-    how: Measure, target: float, plan: PrivacyPlan, at_most: int, prior: tuple[Release, ...]
+    how: Measure,
+    target: float,
+    plan: PrivacyPlan,
+    at_most: int,
+    prior: tuple[Release, ...],
+    made: int = 0,
 ) -> int:
     def gap_at(count: float, rough: bool = False) -> float:
-        release = Release(plan, max(1, round(count)), "planned")
+        release = Release(plan, made + max(1, round(count)), "planned")
         return search.gap(how.epsilon((*prior, release), rough=rough), target)
 
     if gap_at(at_most) <= 0:

@@ -26,11 +26,21 @@ _TAIL_MASS = 5e-16
 
 @dataclass(frozen=True)
 class Part:
-    """Equal events of a composition, and the Renyi curve of all of them together."""
+    """Equal events of a composition, and the Renyi curve of all of them together.
+
+    Attributes:
+        event: One of the events.
+        count: How many.
+        curve: Their curve, or an estimate of it.
+        bound: An upper bound of it.
+        width: Width of the losses of one event, where it is not a matter of arithmetic.
+    """
 
     event: DpEvent
     count: int
     curve: Curve
+    bound: Curve
+    width: float = 0.0
 
     @property
     def one(self) -> float:
@@ -38,8 +48,8 @@ class Part:
         if isinstance(self.event, GaussianDpEvent):
             return 2 * _largest_loss(self.event.noise_multiplier / math.sqrt(self.count))
         if isinstance(self.event, PoissonSampledDpEvent):
-            return _sampled_range(self.event)
-        return 0.0
+            return sampled_range(self.event.sampling_probability, self.event.event.noise_multiplier)
+        return self.width
 
     def all(self, step: float) -> float:
         """Estimate the width after composition, which dp-accounting cuts by 20 Chernoff bounds.
@@ -56,6 +66,11 @@ class Part:
         return float(self.one + 2 * np.min(growing + math.log(1 / _TAIL_MASS) / exponents))
 
 
+def finest_step(*, rough: bool) -> float:
+    """Return the step that short grids have."""
+    return FINEST_STEP * (_ROUGHER if rough else 1)
+
+
 def step(parts: Sequence[Part], *, rough: bool) -> float:
     """Return the finest step, doubled until the grids are short enough; infinity if none is.
 
@@ -63,8 +78,10 @@ def step(parts: Sequence[Part], *, rough: bool) -> float:
     """
     scale = _ROUGHER if rough else 1
     coarsest = min(_COARSEST_STEP, *map(_coarsest, parts), math.inf)
-    step = min(FINEST_STEP * scale, coarsest)
+    step = min(finest_step(rough=rough), coarsest)
     one = max(part.one for part in parts)
+    if one == math.inf:
+        return math.inf
     while step <= coarsest:
         composed = sum(part.all(step) for part in parts)
         short = one <= _MOST_POINTS_OF_ONE_UPDATE * step / scale
@@ -80,8 +97,9 @@ def _coarsest(part: Part) -> float:
     return part.one / _ENOUGH_POINTS
 
 
-def _sampled_range(event: PoissonSampledDpEvent) -> float:
-    probability, loss = event.sampling_probability, _largest_loss(event.event.noise_multiplier)
+def sampled_range(probability: float, noise_multiplier: float) -> float:
+    """Return the width of the losses of a Gaussian mechanism on a Poisson sample."""
+    loss = _largest_loss(noise_multiplier)
     if probability == 1:
         return 2 * loss
     ends = np.logaddexp(math.log1p(-probability), math.log(probability) + np.array([-loss, loss]))

@@ -60,7 +60,7 @@ class BudgetGuard:
         """
         left = validation.positive_int("at_most", at_most)
         if self._budget is not None:
-            left = updates_within(self._budget, plan, left, self._ledger.releases)
+            left = updates_within(self._budget, plan, left, *self._ledger.ahead_of(plan))
         self._left, self._plan, self._expected = left, plan, self._ledger.updates
         return left
 

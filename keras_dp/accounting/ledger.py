@@ -90,6 +90,24 @@ class Ledger:
         self._counts[self._open] += 1
         self._updates += 1
 
+    def ahead_of(self, plan: PrivacyPlan) -> tuple[tuple[Release, ...], int]:
+        """Return what is recorded, but for the updates that those under `plan` would continue.
+
+        Returns:
+            The other segments, and the number of updates in the open one if its plan is `plan`.
+        """
+        if self._open is None or plan != self._open_plan:
+            return self.releases, 0
+        others = tuple(release for release in self.releases if release.id != self._open)
+        return others, self._counts[self._open]
+
+    def close(self) -> None:
+        """End the open segment: what is recorded next is a stretch of its own.
+
+        Call it where the draws begin anew, so that no two parts of different epochs count as one.
+        """
+        self._open = self._open_plan = None
+
     def merge(self, other: "Ledger") -> None:
         """Take over the segments of `other`: of two counts of one segment, the larger.
 
@@ -110,8 +128,8 @@ class Ledger:
             self._plans[release.id] = release.plan
             self._counts[release.id] = max(self._counts.get(release.id, 0), release.updates)
         self._updates = sum(self._counts.values())
-        self._close()
-        other._close()
+        self.close()
+        other.close()
 
     def copy(self) -> "Ledger":
         """Return a ledger with the same segments, none of them open."""
@@ -168,9 +186,6 @@ class Ledger:
         self._plans[id] = plan
         self._counts[id] = 0
         return id
-
-    def _close(self) -> None:
-        self._open = self._open_plan = None
 
 
 def _entries(config: Mapping[str, Any]) -> list[Any]:

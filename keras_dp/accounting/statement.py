@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from keras_dp.accounting import wording
-from keras_dp.accounting.accountant import ACCOUNTANTS, NEIGHBOURING_RELATION, spent
+from keras_dp.accounting import events, wording
+from keras_dp.accounting.accountant import ACCOUNTANTS, spent
 from keras_dp.accounting.ledger import Ledger, Release
 from keras_dp.plan import Budget, PrivacyPlan
 
@@ -24,7 +24,8 @@ class PrivacySpent:
         accountant: Name of the accountant that measured epsilon.
         sampling: Name of the sampling, several joined by " + " in the order of their first use,
             "none" before any update.
-        neighbouring_relation: `"add_or_remove_one"`.
+        neighbouring_relation: `"add_or_remove_one"`, or `"replace_special"` (one example replaced
+            with an empty one) when any sampling was by shuffling.
     """
 
     epsilon: float
@@ -32,7 +33,7 @@ class PrivacySpent:
     updates: int
     accountant: str
     sampling: str
-    neighbouring_relation: str = NEIGHBOURING_RELATION
+    neighbouring_relation: str = events.ADD_OR_REMOVE_ONE
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values; an infinite epsilon is the string `"inf"`."""
@@ -102,6 +103,7 @@ def privacy_spent(ledger: Ledger, delta: float, accountant: str = "pld") -> Priv
         updates=ledger.updates,
         accountant=accountant,
         sampling=" + ".join(names) or "none",
+        neighbouring_relation=events.relation(names),
     )
 
 
