@@ -104,6 +104,7 @@ def plan_run(
         clipping=optimizer.clip_rule.name,
         sensitivity=float(optimizer.clip_rule.sensitivity(optimizer.clip_norm)),
         seeded=optimizer.seed is not None,
+        **({} if sampler is None else sampler.plan_settings(batch_size, source.size)),
     )
     if noise_multiplier is None and budget is None:
         raise ValueError(

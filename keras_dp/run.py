@@ -1,6 +1,7 @@
 """One stretch of private training: its plan, its data, and the order of events in an update."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +33,8 @@ class PrivateRun:
         microbatch_size: Examples on the device at a time.
         stop_budgets: Budgets at which to stop cleanly, from `PrivacyBudget` callbacks.
         remaining: Updates left before the clean stop, or `None` when there is none.
+        drawn: Batches of updates to come, where an epoch is drawn as a whole. They die with the
+            run, and a new one draws anew: no two runs share an epoch.
     """
 
     plan: PrivacyPlan
@@ -43,6 +46,7 @@ class PrivateRun:
     microbatch_size: int
     stop_budgets: list[Budget] = field(default_factory=list)
     remaining: int | None = None
+    drawn: deque[SampledBatch] = field(default_factory=deque)
 
     def open(self, updates: int) -> None:
         """Settle how many of the planned `updates` may be made, before the first.
@@ -52,6 +56,7 @@ class PrivateRun:
                 all fit and no callback asks for a clean stop.
         """
         self._sum_noise_multiplier()  # refuses a count that leaves nothing for the sum
+        self.guard.ledger.close()  # the draws begin anew, and with them the epoch that is paid for
         allowed = self.guard.allowance(self.plan, at_most=updates)
         for budget in self.stop_budgets:
             prior = self.guard.ledger.releases
@@ -84,8 +89,11 @@ class PrivateRun:
         """Draw the examples of the update that was admitted last."""
         if self.sampler is None:
             return SampledBatch(np.arange(self.source.size))
-        rng = update_rng(self.seed, self.guard.ledger.updates)
-        return self.sampler.draw(rng, self.plan.batch_size, self.plan.dataset_size)
+        if not self.drawn:
+            rng = update_rng(self.seed, self.guard.ledger.updates)
+            batches = self.sampler.draw(rng, self.plan.batch_size, self.plan.dataset_size)
+            self.drawn = deque(batches)
+        return self.drawn.popleft()
 
     def mechanism(self) -> Mechanism:
         """Return clip, noise, divisor and a fresh key for the update that was admitted last."""

@@ -59,7 +59,7 @@ class LedgerStoring(KerasModel):
         return {
             **config,
             "budget": None if self.budget is None else self.budget.get_config(),
-            "sampling": self.sampler.name,
+            "sampling": self.sampler.get_config(),
             "microbatch_size": self.microbatch_size,
             LEDGER_KEY: self.ledger.get_config(),
         }

@@ -26,7 +26,9 @@ class FullBatch(Sampler):
                 f"`batch_size` or set it to {dataset_size}. Received: batch_size={batch_size}."
             )
 
-    def draw(self, rng: np.random.Generator, batch_size: int, dataset_size: int) -> SampledBatch:
+    def draw(
+        self, rng: np.random.Generator, batch_size: int, dataset_size: int
+    ) -> list[SampledBatch]:
         """Return all examples, in order."""
         del rng, batch_size
-        return SampledBatch(np.arange(dataset_size))
+        return [SampledBatch(np.arange(dataset_size))]

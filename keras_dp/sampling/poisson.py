@@ -28,17 +28,24 @@ class Poisson(Sampler):
 
     def check(self, batch_size: int, dataset_size: int) -> None:
         """Raise `ValueError` when the batch is larger than the data."""
-        if batch_size > dataset_size:
-            raise ValueError(
-                f"`batch_size` must be at most the number of training examples, {dataset_size}. "
-                f"Received: batch_size={batch_size}. Use a smaller batch, or "
-                "sampling='full_batch' to take all examples in every update."
-            )
+        check_fits(batch_size, dataset_size)
 
-    def draw(self, rng: np.random.Generator, batch_size: int, dataset_size: int) -> SampledBatch:
+    def draw(
+        self, rng: np.random.Generator, batch_size: int, dataset_size: int
+    ) -> list[SampledBatch]:
         """Draw a Binomial number of examples, then that many different ones.
 
         The same distribution as one coin for each example, in time that grows with the batch.
         """
         count = rng.binomial(dataset_size, batch_size / dataset_size)
-        return SampledBatch(rng.choice(dataset_size, count, replace=False, shuffle=False))
+        return [SampledBatch(rng.choice(dataset_size, count, replace=False, shuffle=False))]
+
+
+def check_fits(batch_size: int, dataset_size: int) -> None:
+    """Raise `ValueError` when the batch is larger than the data."""
+    if batch_size > dataset_size:
+        raise ValueError(
+            f"`batch_size` must be at most the number of training examples, {dataset_size}. "
+            f"Received: batch_size={batch_size}. Use a smaller batch, or "
+            "sampling='full_batch' to take all examples in every update."
+        )

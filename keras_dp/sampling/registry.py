@@ -1,20 +1,31 @@
 """The sampling schemes by name."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from keras_dp import validation
+from keras_dp.sampling.balls_in_bins import BallsInBins
 from keras_dp.sampling.base import Sampler
 from keras_dp.sampling.full_batch import FullBatch
 from keras_dp.sampling.poisson import Poisson
+from keras_dp.sampling.shuffle import Shuffle
+from keras_dp.sampling.truncated_poisson import TruncatedPoisson
 
-SAMPLERS: dict[str, type[Sampler]] = {scheme.name: scheme for scheme in (Poisson, FullBatch)}
+SAMPLERS: dict[str, type[Sampler]] = {
+    scheme.name: scheme for scheme in (Poisson, TruncatedPoisson, BallsInBins, FullBatch, Shuffle)
+}
 """Names that `compile(sampling=...)` takes."""
 
 
-def resolve(sampling: str | Sampler) -> Sampler:
-    """Return the sampler of that name, or the sampler itself.
+def resolve(sampling: str | Sampler | Mapping[str, Any]) -> Sampler:
+    """Return the sampler of that name or configuration, or the sampler itself.
 
     Raises:
         ValueError: for an unknown name, with the list of known ones.
     """
     if isinstance(sampling, Sampler):
         return sampling
+    if isinstance(sampling, Mapping):
+        arguments = {key: value for key, value in sampling.items() if key != "name"}
+        return SAMPLERS[validation.one_of("sampling", sampling.get("name"), SAMPLERS)](**arguments)
     return SAMPLERS[validation.one_of("sampling", sampling, SAMPLERS)]()

@@ -12,7 +12,7 @@ from keras_dp.sampling.base import update_rng
 def draws(count, batch_size, dataset_size, seed=0):
     sampler = sampling.Poisson()
     return [
-        sampler.draw(update_rng(seed, update), batch_size, dataset_size).indices
+        sampler.draw(update_rng(seed, update), batch_size, dataset_size)[0].indices
         for update in range(count)
     ]
 
@@ -57,7 +57,7 @@ def test_draws_without_a_seed_differ_whatever_global_seeds_are_set():
     found = set()
     for _ in range(20):
         keras.utils.set_random_seed(0)
-        found.add(tuple(sampling.Poisson().draw(update_rng(None, 0), 50, 1000).indices))
+        found.add(tuple(sampling.Poisson().draw(update_rng(None, 0), 50, 1000)[0].indices))
     assert len(found) == 20
 
 
@@ -69,7 +69,7 @@ def test_a_seed_repeats_the_draw_of_an_update_and_no_other():
 
 
 def test_full_batch_takes_all_in_order():
-    drawn = sampling.FullBatch().draw(update_rng(0, 0), 7, 7)
+    (drawn,) = sampling.FullBatch().draw(update_rng(0, 0), 7, 7)
     np.testing.assert_array_equal(drawn.indices, np.arange(7))
 
 
