@@ -209,7 +209,8 @@ def test_orders_that_do_not_converge_are_left_out_without_a_warning(caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sampling": "shuffle"}, "`sampling` must be one of 'full_batch', 'given', 'poisson'"),
+        ({"sampling": "magic"}, "`sampling` must be one of .*'full_batch', 'given', 'poisson'"),
+        ({"sampling": "truncated_poisson", "largest_batch": 0}, "`largest_batch` must be a whole"),
         ({"accountant": "prv"}, "`accountant` must be one of 'pld', 'rdp', 'rdp_classic'"),
         ({"batch_size": 1001}, r"`batch_size` must be at most `dataset_size`.*1001.*1000"),
         ({"batch_size": 0}, "`batch_size` must be a whole number"),

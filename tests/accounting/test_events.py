@@ -25,7 +25,16 @@ def test_equal_events_are_equal_whatever_the_clip_norm():
 
 
 def test_the_names_are_those_of_the_registry():
-    assert set(accounting.SAMPLINGS) == {"poisson", "full_batch", "given"}
+    assert set(accounting.SAMPLINGS) == {
+        "balls_in_bins",
+        "full_batch",
+        "given",
+        "poisson",
+        "poisson_stream",
+        "shuffle",
+        "stream",
+        "truncated_poisson",
+    }
 
 
 def test_a_registered_sampling_is_known_at_once():

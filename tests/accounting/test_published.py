@@ -114,16 +114,32 @@ def test_epsilon_of_a_short_training_is_the_published_one(name):
     assert sampled == pytest.approx(row[f"poisson_{name}"], rel=2e-3)
 
 
+@pytest.mark.parametrize("largest_batch", VECTORS["truncated_poisson"]["rows"])
+def test_epsilon_of_truncated_poisson_sampling_is_the_published_one(largest_batch):
+    found = accounting.epsilon(
+        noise_multiplier=4,
+        batch_size=1024,
+        dataset_size=50_000,
+        updates=10_000,
+        delta=1e-5,
+        sampling="truncated_poisson",
+        largest_batch=int(largest_batch),
+    )
+    expected = VECTORS["truncated_poisson"]["rows"][largest_batch]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("sampling", ["given", "shuffle"])
 @pytest.mark.parametrize("name", ["rdp", "pld"])
-def test_shuffled_batches_count_as_one_gaussian_an_epoch_without_amplification(name):
+def test_shuffled_batches_count_as_one_gaussian_an_epoch_without_amplification(name, sampling):
     row = VECTORS["statement"]
     given = accounting.epsilon(
         noise_multiplier=1.0,
         batch_size=64,
         dataset_size=10_000,
-        updates=5,
+        updates=5 if sampling == "given" else 5 * round(10_000 / 64),
         delta=1e-6,
-        sampling="given",
+        sampling=sampling,
         accountant=name,
     )
     assert given == pytest.approx(row[f"once_per_epoch_{name}"], rel=1e-3)
