@@ -8,6 +8,13 @@ class PrivacyBudgetExceeded(RuntimeError):
     """
 
 
+class LedgerFileError(ValueError):
+    """A ledger on disk is damaged, in use, or cannot be written.
+
+    Nothing was changed: weights, counts and the file are as they were.
+    """
+
+
 class NotPrivateError(ValueError):
     """Something cannot be trained privately.
 

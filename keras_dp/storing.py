@@ -1,12 +1,13 @@
 """The ledger travels with the weights: in files, configurations and clones."""
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from keras_dp.accounting import Ledger
+from keras_dp.accounting import Ledger, LedgerFile
 from keras_dp.plan import Budget
 
 # A mixin: at run time the Keras class comes after it in the order of bases.
@@ -33,6 +34,17 @@ class LedgerStoring(KerasModel):
         """Count updates in this ledger from now on, which belongs to the same weights."""
         ledger.merge(self.ledger)
         self._ledger = ledger
+
+    def keep_ledger_in(self, path: str | os.PathLike[str]) -> None:
+        """Count updates in a ledger on disk from now on, together with what it holds already.
+
+        Raises:
+            LedgerFileError: when the file is damaged, in use, behind this model's own count, or
+                cannot be written.
+        """
+        file = LedgerFile.open(path)
+        file.adopt(self.ledger)
+        self._ledger, self._ledger_file = file.ledger, file
 
     def save_own_variables(self, store: Any) -> None:
         """Save the model's own variables, and the ledger."""

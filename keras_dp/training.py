@@ -1,6 +1,7 @@
 """`PrivateTraining`: Keras' training methods, made private."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +42,7 @@ class PrivateTraining(LedgerStoring):
         budget: Budget | None = None,
         sampling: str | Sampler = "poisson",
         microbatch_size: int | None = None,
+        ledger_file: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Configure private training.
@@ -53,12 +55,18 @@ class PrivateTraining(LedgerStoring):
                 a `keras_dp.sampling` object.
             microbatch_size: Examples on the device at a time; `None` (default): as many as fit the
                 memory, or a CPU's caches. It changes speed and memory, never the result.
+            ledger_file: Path of a ledger on disk, made if it is not there. Every update is written
+                to it before it is made, so that not even a killed process forgets one, and all
+                that it holds counts for this model: use one file for all models that are trained
+                on the same data under one budget. `None` (default): the ledger travels with the
+                weights alone. The path is not saved with the model.
             **kwargs: Further arguments of `keras.Model.compile`.
 
         Raises:
             NotPrivateError: for an optimizer that is not private, or a class that overrides
                 `train_step`.
             ValueError: for bad settings.
+            LedgerFileError: for a ledger on disk that is damaged, in use or cannot be written.
 
         Privacy:
             The loss is computed for one example at a time: `reduction="sum_over_batch_size"` then
@@ -82,6 +90,8 @@ class PrivateTraining(LedgerStoring):
         super().compile(optimizer, *args, **{**kwargs, "auto_scale_loss": False})
         self.budget, self.sampler, self.microbatch_size = budget, sampler, microbatch_size
         self._prepared_for: Any = None
+        if ledger_file is not None:
+            self.keep_ledger_in(ledger_file)
         self._guard = BudgetGuard(self.ledger, budget)
 
     def fit(

@@ -8,6 +8,7 @@ from keras_dp.accounting.calibration import calibrate, noise_multiplier, updates
 from keras_dp.accounting.events import SAMPLINGS, event
 from keras_dp.accounting.guard import BudgetGuard
 from keras_dp.accounting.ledger import Ledger, Release
+from keras_dp.accounting.ledger_file import LedgerFile
 from keras_dp.accounting.statement import (
     PrivacySpent,
     PrivacyStatement,
@@ -20,6 +21,7 @@ __all__ = [
     "SAMPLINGS",
     "BudgetGuard",
     "Ledger",
+    "LedgerFile",
     "PrivacySpent",
     "PrivacyStatement",
     "Release",

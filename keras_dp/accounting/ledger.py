@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from keras_dp import validation
 from keras_dp.accounting import events
@@ -41,6 +41,16 @@ class Release:
             raise ValueError(f"`id` must be a non-empty string. Received: {self.id!r}.")
 
 
+class LedgerWriter(Protocol):
+    """Where a ledger writes down what it is about to count."""
+
+    def opened(self, release: Release) -> None:
+        """Write down a segment with the updates that it has."""
+
+    def counted(self, updates: int) -> None:
+        """Write down the number of updates of the segment that was opened last."""
+
+
 class Ledger:
     """What was released from the data so far, as segments of equal updates.
 
@@ -65,6 +75,7 @@ class Ledger:
         self._updates = 0
         self._open: str | None = None
         self._open_plan: PrivacyPlan | None = None
+        self._writer: LedgerWriter | None = None
 
     @property
     def updates(self) -> int:
@@ -87,7 +98,11 @@ class Ledger:
         if self._open is None or (plan is not self._open_plan and plan != self._open_plan):
             self._open = self._start_segment(plan)
             self._open_plan = plan
-        self._counts[self._open] += 1
+            return
+        updates = self._counts[self._open] + 1
+        if self._writer is not None:
+            self._writer.counted(updates)
+        self._counts[self._open] = updates
         self._updates += 1
 
     def ahead_of(self, plan: PrivacyPlan) -> tuple[tuple[Release, ...], int]:
@@ -125,9 +140,8 @@ class Ledger:
                     "load the original file again."
                 )
         for release in other.releases:
-            self._plans[release.id] = release.plan
-            self._counts[release.id] = max(self._counts.get(release.id, 0), release.updates)
-        self._updates = sum(self._counts.values())
+            if release.updates > self._counts.get(release.id, 0):
+                self._set_segment(release)
         self.close()
         other.close()
 
@@ -180,12 +194,22 @@ class Ledger:
         """Show the totals."""
         return f"Ledger(updates={self.updates}, segments={len(self._plans)})"
 
+    def write_to(self, writer: LedgerWriter) -> None:
+        """Have everything written down from now on before it is counted."""
+        self._writer = writer
+
     def _start_segment(self, plan: PrivacyPlan) -> str:
         events.event(plan)  # refuses a plan that no accountant could compose later
-        id = secrets.token_hex(16)
-        self._plans[id] = plan
-        self._counts[id] = 0
-        return id
+        release = Release(plan, 1, secrets.token_hex(16))
+        self._set_segment(release)
+        return release.id
+
+    def _set_segment(self, release: Release) -> None:
+        if self._writer is not None:
+            self._writer.opened(release)
+        self._updates += release.updates - self._counts.get(release.id, 0)
+        self._plans[release.id] = release.plan
+        self._counts[release.id] = release.updates
 
 
 def _entries(config: Mapping[str, Any]) -> list[Any]:
