@@ -55,11 +55,20 @@ class Opening(keras.callbacks.Callback):
         earlier_fit = self.model.active_run is not self._run  # left in a CallbackList used again
         if updates == 0 or earlier_fit:
             return
-        optimizer = self.model.optimizer
-        if optimizer.noise_multiplier is None:
-            optimizer.noise_multiplier = self._run.calibrated(self.model.budget, updates)
-            self._run.with_noise(optimizer.noise_multiplier)
+        if self.model._initial_epoch:
+            self._run.check_resumed()
+        self._settle_noise(updates)
         self._run.open(updates)
+
+    def _settle_noise(self, updates: int) -> None:
+        optimizer = self.model.optimizer
+        if optimizer.noise_multiplier is not None:
+            return
+        if self.model._initial_epoch and self._run.goes_on_as_before(updates):
+            optimizer.noise_multiplier = self._run.plan.noise_multiplier
+            return
+        optimizer.noise_multiplier = self._run.calibrated(self.model.budget, updates)
+        self._run.with_noise(optimizer.noise_multiplier)
 
 
 def with_opening(callbacks: Any, opening: Opening, model: Any) -> Any:

@@ -122,6 +122,33 @@ class PrivateRun:
         data = self.source.take(padded)
         return Microbatch(data, np.int32(0), np.int32(len(batch.indices)))
 
+    def check_resumed(self) -> None:
+        """Refuse to resume a run on data of another size than it was interrupted on.
+
+        Raises:
+            ValueError: with both sizes.
+        """
+        releases = self.guard.ledger.releases
+        if releases and releases[-1].plan.dataset_size != self.plan.dataset_size:
+            raise ValueError(
+                "A run must be resumed on the data that it was interrupted on. It has "
+                f"{self.plan.dataset_size} examples now and had {releases[-1].plan.dataset_size} "
+                "before. Pass the same data; or, to train on other data, load the weights and call "
+                "`fit` without the callback that restores the run."
+            )
+
+    def goes_on_as_before(self, updates: int) -> bool:
+        """Settle the noise as the interrupted run had it, when `updates` more of them fit."""
+        releases = self.guard.ledger.releases
+        if not releases:
+            return False
+        before = releases[-1].plan
+        same = replace(self.plan, noise_multiplier=before.noise_multiplier) == before
+        if same and self.guard.allowance(before, at_most=updates) == updates:
+            self.plan = before
+            return True
+        return False
+
     def calibrated(self, budget: Budget, updates: int) -> float:
         """Return the least noise multiplier with which `updates` more stay within the budget."""
         prior = self.guard.ledger.releases

@@ -1,13 +1,17 @@
 """The ledger travels with the weights: in files, configurations and clones."""
 
 import os
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
+from keras_dp import files, orbax
 from keras_dp.accounting import Ledger, LedgerFile
+from keras_dp.orbax import LEDGER_KEY
 from keras_dp.plan import Budget
 
 # A mixin: at run time the Keras class comes after it in the order of bases.
@@ -16,7 +20,6 @@ if TYPE_CHECKING:
 else:
     KerasModel = object
 
-LEDGER_KEY = "privacy_ledger"
 PRIVATE_SETTINGS = ("budget", "sampling", "microbatch_size", LEDGER_KEY)
 
 
@@ -46,6 +49,51 @@ class LedgerStoring(KerasModel):
         file.adopt(self.ledger)
         self._ledger, self._ledger_file = file.ledger, file
 
+    def save(
+        self, filepath: Any, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any
+    ) -> None:
+        """Save as Keras does; an earlier file stays whole until the new one is complete.
+
+        Args:
+            filepath: As in Keras.
+            overwrite: As in Keras.
+            zipped: As in Keras.
+            **kwargs: As in Keras.
+        """
+        if not _is_one_file(filepath, overwrite):
+            super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
+            return
+        with files.replacing(filepath) as temporary:
+            super().save(temporary, zipped=zipped, **kwargs)
+
+    def save_weights(
+        self, filepath: Any, overwrite: bool = True, max_shard_size: float | None = None
+    ) -> None:
+        """Save the weights as Keras does; an earlier file stays whole until the new one is done.
+
+        Args:
+            filepath: As in Keras.
+            overwrite: As in Keras.
+            max_shard_size: As in Keras. Several files are not replaced as a whole.
+        """
+        if max_shard_size is not None or not _is_one_file(filepath, overwrite):
+            super().save_weights(filepath, overwrite=overwrite, max_shard_size=max_shard_size)
+            return
+        with files.replacing(filepath) as temporary:
+            super().save_weights(temporary)
+
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Load weights as Keras does, and count the updates that went into them.
+
+        Args:
+            filepath: As in Keras: a file, or the folder of an Orbax checkpoint.
+            *args: As in Keras.
+            **kwargs: As in Keras.
+        """
+        super().load_weights(filepath, *args, **kwargs)
+        if Path(filepath).is_dir():  # an Orbax checkpoint, which does not ask the model
+            self._count_loaded(orbax.ledger_in(Path(filepath)))
+
     def save_own_variables(self, store: Any) -> None:
         """Save the model's own variables, and the ledger."""
         super().save_own_variables(store)
@@ -54,14 +102,26 @@ class LedgerStoring(KerasModel):
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Restore the model's own variables, and count the updates that went into them.
 
-        A file without a ledger holds weights that were trained elsewhere; the count of this model
-        stays. Loading never lowers a count.
+        A file without a ledger holds weights that were trained elsewhere: the count of this model
+        stays, with a warning. Loading never lowers a count.
         """
         stored = {key: store[key] for key in store.keys()}  # noqa: SIM118 - an h5 store is no dict
         ledger = stored.pop(LEDGER_KEY, None)
         super().load_own_variables(stored)
         if ledger is not None:
-            self.ledger.merge(Ledger.from_json(bytes(np.asarray(ledger, np.uint8)).decode()))
+            ledger = Ledger.from_json(bytes(np.asarray(ledger, np.uint8)).decode())
+        self._count_loaded(ledger)
+
+    def _count_loaded(self, ledger: Ledger | None) -> None:
+        if ledger is not None:
+            self.ledger.merge(ledger)
+            return
+        warnings.warn(
+            "These weights come without a privacy ledger. What training them has spent is unknown "
+            f"and not counted; the model's own count stays at {self.ledger.updates} updates. That "
+            "is right for weights that were trained on public data.",
+            stacklevel=2,
+        )
 
     def get_compile_config(self) -> dict[str, Any]:
         """Return Keras' compile configuration with the private settings and the ledger."""
@@ -91,3 +151,11 @@ class LedgerStoring(KerasModel):
         )
         if self.built:
             self.optimizer.build(self.trainable_variables)
+
+
+def _is_one_file(filepath: Any, overwrite: bool) -> bool:
+    """Whether a file of this name is to be written without asking."""
+    if not isinstance(filepath, (str, os.PathLike)):
+        return False
+    path = Path(filepath)
+    return path.suffix in {".keras", ".h5"} and (overwrite or not path.exists())

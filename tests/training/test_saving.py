@@ -1,5 +1,7 @@
 """Files, configurations and clones keep the settings and the count of updates."""
 
+import errno
+
 import keras
 import numpy as np
 import pytest
@@ -122,7 +124,8 @@ def test_weights_of_a_plain_model_load_and_leave_the_count(tmp_path):
     plain = keras.Model(inputs, L.Dense(3)(inputs))
     plain.save_weights(tmp_path / "plain.weights.h5")
     model = trained()
-    model.load_weights(tmp_path / "plain.weights.h5")
+    with pytest.warns(UserWarning, match="without a privacy ledger.*not counted.*at 5 updates"):
+        model.load_weights(tmp_path / "plain.weights.h5")
     assert_same_weights(model, plain)
     assert model.ledger.updates == 5
 
@@ -228,3 +231,133 @@ def test_sharded_weights_files_carry_the_count(tmp_path):
     fresh.load_weights(path)
     assert_same_weights(fresh, model)
     assert fresh.ledger.updates == 5
+
+
+def test_an_orbax_checkpoint_carries_the_count(tmp_path):
+    model = named()
+    callback = keras.callbacks.OrbaxCheckpoint(tmp_path, save_on_background=False)
+    model.fit(*tiny_data(), batch_size=20, epochs=2, verbose=0, callbacks=[callback])
+    loaded = keras.saving.load_model(tmp_path)
+    assert_same_weights(loaded, model)
+    assert_same_promise(loaded, model)
+    fresh = named()
+    fresh.load_weights(tmp_path)
+    assert_same_weights(fresh, model)
+    assert fresh.privacy_spent() == model.privacy_spent()
+
+
+def test_an_orbax_checkpoint_of_weights_alone_says_that_it_has_no_count(tmp_path):
+    model = named()
+    callback = keras.callbacks.OrbaxCheckpoint(
+        tmp_path, save_weights_only=True, save_on_background=False
+    )
+    model.fit(*tiny_data(), batch_size=20, verbose=0, callbacks=[callback])
+    fresh = named()
+    with pytest.warns(UserWarning, match="without a privacy ledger.*not counted.*at 0 updates"):
+        fresh.load_weights(tmp_path)
+    assert_same_weights(fresh, model)
+
+
+def named():
+    """A model whose layers have the names that they have in a new process."""
+    inputs = keras.Input((4,), name="inputs")
+    model = keras_dp.DPModel(inputs, L.Dense(3, name="head")(inputs))
+    model.compile(DPAdam(0.01, noise_multiplier=1.5), loss="mse", budget=BUDGET)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_a_disk_that_fills_up_leaves_the_earlier_file_whole(name, tmp_path, monkeypatch):
+    def save(model):
+        (model.save if name.endswith(".keras") else model.save_weights)(tmp_path / name)
+
+    model = trained()
+    save(model)
+    before = (tmp_path / name).read_bytes()
+    fit(model, 3)
+
+    def full(self, store):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "save_own_variables", full)
+        with pytest.raises(OSError, match="No space left") as raised:
+            save(model)
+    assert "as it was" in raised.value.__notes__[0]
+    assert (tmp_path / name).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert model.ledger.updates == 8
+    save(model)
+    assert (tmp_path / name).read_bytes() != before
+
+
+def test_a_run_is_not_resumed_on_data_of_another_size(tmp_path):
+    def start(size, callbacks):
+        model = tiny(optimizer=DPSGD(0.1, clip_norm=1.0, noise_multiplier=1.0))
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        data = tiny_data(size)
+        model.fit(*data, batch_size=20, epochs=4, verbose=0, callbacks=[backup, *callbacks])
+        return model
+
+    with pytest.raises(KeyboardInterrupt, match="stopped by hand"):
+        start(100, [Interrupt()])
+    with pytest.raises(ValueError, match="has 120 examples now and had 100 before"):
+        start(120, [])
+    assert start(100, []).ledger.updates == 20
+
+
+def test_a_resumed_run_with_calibrated_noise_goes_on_with_the_same_noise(tmp_path):
+    def start(folder, callbacks):
+        model = tiny(optimizer=DPSGD(0.1, clip_norm=1.0, noise_multiplier=None), budget=BUDGET)
+        backup = keras.callbacks.BackupAndRestore(tmp_path / folder)
+        model.fit(*tiny_data(), batch_size=20, epochs=4, verbose=0, callbacks=[backup, *callbacks])
+        return model
+
+    with pytest.raises(KeyboardInterrupt, match="stopped by hand"):
+        start("interrupted", [Interrupt()])
+    resumed, whole = start("interrupted", []), start("whole", [])
+    assert resumed.privacy_spent() == whole.privacy_spent()
+    assert resumed.optimizer.noise_multiplier == whole.optimizer.noise_multiplier
+
+
+def test_a_ledger_on_disk_counts_for_every_model_that_is_compiled_with_it(tmp_path):
+    def compiled():
+        return tiny(
+            optimizer=DPSGD(0.1, clip_norm=1.0, noise_multiplier=1.5),
+            budget=BUDGET,
+            ledger_file=tmp_path / "all.ledger",
+        )
+
+    first, second = compiled(), compiled()
+    fit(first, 3)
+    fit(second, 4)
+    assert first.ledger.updates == second.ledger.updates == 7
+    first.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.ledger.updates == 7
+    fit(loaded, 2)
+    loaded.keep_ledger_in(tmp_path / "all.ledger")
+    assert second.ledger.updates == 9
+
+
+def test_an_update_that_cannot_be_written_down_is_not_made(tmp_path, monkeypatch):
+    model = tiny(
+        optimizer=DPSGD(0.1, clip_norm=1.0, noise_multiplier=1.5),
+        ledger_file=tmp_path / "all.ledger",
+    )
+    fit(model, 2)
+    weights = model.get_weights()
+
+    def full(handle, line):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_dp.accounting.ledger_file.os.write", full)
+        with pytest.raises(keras_dp.errors.LedgerFileError, match="update was not made"):
+            fit(model, 1)
+    assert model.ledger.updates == 2
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    fit(model, 1)
+    assert model.ledger.updates == 3
