@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -248,19 +248,27 @@ class PrivateTraining(LedgerStoring):
         return accounting.privacy_spent(self.ledger, *self._terms(delta, accountant))
 
     def privacy_statement(
-        self, delta: float | None = None, accountant: str | None = None
+        self,
+        delta: float | None = None,
+        accountant: str | None = None,
+        group_sizes: Sequence[int] = accounting.GROUP_SIZES,
     ) -> PrivacyStatement:
-        """Return what was promised, in plain words; `.to_dict()` gives it to machines.
+        """Return what was promised, in plain words.
+
+        `.to_dict()` gives it to machines, `.to_markdown()` as a page to publish with the model.
 
         Args:
             delta: Float in (0, 1); default: the budget's.
             accountant: `"pld"`, `"rdp"` or `"rdp_classic"`; default: the budget's, else `"pld"`.
+            group_sizes: Numbers of rows that one person may have; each gets an epsilon.
 
         Raises:
             ValueError: when neither `delta` nor a budget is given.
         """
         terms = self._terms(delta, accountant)
-        return accounting.build_statement(self.ledger, *terms, budget=self.budget)
+        return accounting.build_statement(
+            self.ledger, *terms, budget=self.budget, group_sizes=group_sizes
+        )
 
     def stop_at(self, budget: Budget) -> None:
         """Ask the running `fit` to stop before the update that would pass this budget."""

@@ -10,6 +10,7 @@ from keras_dp.accounting.guard import BudgetGuard
 from keras_dp.accounting.ledger import Ledger, Release
 from keras_dp.accounting.ledger_file import LedgerFile
 from keras_dp.accounting.statement import (
+    GROUP_SIZES,
     PrivacySpent,
     PrivacyStatement,
     build_statement,
@@ -18,6 +19,7 @@ from keras_dp.accounting.statement import (
 
 __all__ = [
     "ACCOUNTANTS",
+    "GROUP_SIZES",
     "SAMPLINGS",
     "BudgetGuard",
     "Ledger",

@@ -2,14 +2,12 @@
 
 import functools
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from dp_accounting import DpEvent
-
 from keras_dp import validation
 from keras_dp.accounting import events, pld, rdp
+from keras_dp.accounting.composition import composition_of
 from keras_dp.accounting.ledger import Release
 from keras_dp.plan import PrivacyPlan
 
@@ -53,7 +51,7 @@ class Measure:
         releases = tuple(releases)
         if not releases:
             return 0.0
-        composition = _composition(releases)
+        composition = composition_of(releases)
         if any(release.plan.noise_multiplier < _NO_NOISE for release in releases):
             return math.inf
         return _epsilon(composition, self, rough)
@@ -161,14 +159,6 @@ def planned(
     plan = events.completed(plan)
     events.event(plan)
     return plan
-
-
-def _composition(releases: Iterable[Release]) -> rdp.Composition:
-    counts: Counter[DpEvent] = Counter()
-    for release in releases:
-        made = events.count(release.plan, int(release.updates))
-        counts[events.event(release.plan)] += made
-    return tuple(sorted(counts.items(), key=repr))  # the order of a merge must not matter
 
 
 @functools.lru_cache(maxsize=512)

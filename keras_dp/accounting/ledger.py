@@ -50,6 +50,9 @@ class LedgerWriter(Protocol):
     def counted(self, updates: int) -> None:
         """Write down the number of updates of the segment that was opened last."""
 
+    def noted(self, text: str) -> None:
+        """Write down a note."""
+
 
 class Ledger:
     """What was released from the data so far, as segments of equal updates.
@@ -75,7 +78,13 @@ class Ledger:
         self._updates = 0
         self._open: str | None = None
         self._open_plan: PrivacyPlan | None = None
+        self._notes: dict[str, None] = {}
         self._writer: LedgerWriter | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the statement has to mention: each thing once, in order."""
+        return tuple(self._notes)
 
     @property
     def updates(self) -> int:
@@ -104,6 +113,14 @@ class Ledger:
             self._writer.counted(updates)
         self._counts[self._open] = updates
         self._updates += 1
+
+    def note(self, text: str) -> None:
+        """Remember something that the guarantee does not cover and the statement must mention."""
+        if text in self._notes:
+            return
+        if self._writer is not None:
+            self._writer.noted(text)
+        self._notes[text] = None
 
     def ahead_of(self, plan: PrivacyPlan) -> tuple[tuple[Release, ...], int]:
         """Return what is recorded, but for the updates that those under `plan` would continue.
@@ -142,6 +159,8 @@ class Ledger:
         for release in other.releases:
             if release.updates > self._counts.get(release.id, 0):
                 self._set_segment(release)
+        for text in other.notes:
+            self.note(text)
         self.close()
         other.close()
 
@@ -155,7 +174,7 @@ class Ledger:
             {"id": release.id, "updates": release.updates, "plan": release.plan.get_config()}
             for release in self.releases
         ]
-        return {"version": _VERSION, "releases": releases}
+        return {"version": _VERSION, "releases": releases, "notes": list(self._notes)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Ledger":
@@ -175,6 +194,7 @@ class Ledger:
             ledger._plans[release.id] = release.plan
             ledger._counts[release.id] = release.updates
         ledger._updates = sum(ledger._counts.values())
+        ledger._notes = dict.fromkeys(_strings(config.get("notes", [])))
         return ledger
 
     def to_json(self) -> str:
@@ -226,6 +246,12 @@ def _entries(config: Mapping[str, Any]) -> list[Any]:
     if not isinstance(entries, list):
         raise ValueError(f"A ledger's `releases` must be a list. Received: {entries!r}.")
     return entries
+
+
+def _strings(notes: Any) -> list[str]:
+    if not isinstance(notes, list) or not all(isinstance(text, str) for text in notes):
+        raise ValueError(f"A ledger's `notes` must be a list of strings. Received: {notes!r}.")
+    return notes
 
 
 def _release(entry: Any) -> Release:

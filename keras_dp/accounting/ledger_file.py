@@ -117,6 +117,10 @@ class LedgerFile:
         """Write down the number of updates of the segment that was opened last."""
         self._append({"updates": updates})
 
+    def noted(self, text: str) -> None:
+        """Write down a note."""
+        self._append({"note": text})
+
     def _append(self, entry: dict[str, Any]) -> None:
         body = json.dumps(entry, separators=(",", ":"))
         check = _check(self._last, body)
@@ -160,11 +164,14 @@ def _read(path: Path, content: bytes) -> tuple[Ledger, str]:
     if lines.pop():
         raise _damaged(path, len(lines) + 1, "it breaks off in the middle")
     releases: dict[str, dict[str, Any]] = {}
+    notes: list[str] = []
     last = newest = ""
     for number, line in enumerate(lines, start=1):
         entry, last = _entry(path, number, line, last)
         if number == 1:
             _check_header(path, entry)
+        elif "note" in entry:
+            notes.append(entry["note"])
         elif "segment" in entry:
             newest = entry["segment"]
             known = releases.get(newest, {"updates": 0})
@@ -173,7 +180,7 @@ def _read(path: Path, content: bytes) -> tuple[Ledger, str]:
         else:
             releases[newest]["updates"] = entry["updates"]
     made = [release for release in releases.values() if release["updates"]]
-    return Ledger.from_config({"version": 1, "releases": made}), last
+    return Ledger.from_config({"version": 1, "releases": made, "notes": notes}), last
 
 
 def _entry(path: Path, number: int, line: bytes, last: str) -> tuple[dict[str, Any], str]:

@@ -1,26 +1,25 @@
 """Privacy loss distributions, always on the safe side."""
 
+import functools
 import math
 
 import numpy as np
-from dp_accounting import (
-    DpEvent,
-    GaussianDpEvent,
-    PoissonSampledDpEvent,
-    TruncatedSubsampledGaussianDpEvent,
-)
+from dp_accounting import DpEvent
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from dp_accounting.privacy_accountant import PrivacyAccountant
+from numpy.typing import NDArray
 
 from keras_dp.accounting import balls_in_bins, grid, rdp
 from keras_dp.accounting.balls_in_bins import BallsInBinsDpEvent
+from keras_dp.accounting.parts import part
+from keras_dp.accounting.rdp import Composition
 
-_ROUGH_ORDERS = (*range(2, 64), 128, 256, 512, 1024)
 _LOST_TO_ROUNDING = 1e-15
+_EPSILONS = np.concatenate([np.arange(0, 40, 0.01), np.arange(40, 201, 0.5)])
 
 
-def epsilon(composition: rdp.Composition, delta: float, *, rough: bool = False) -> float:
+def epsilon(composition: Composition, delta: float, *, rough: bool = False) -> float:
     """Return the epsilon of `composition` at `delta` by its privacy loss distribution.
 
     Every choice here only ever raises the result. The distribution is rounded pessimistically to
@@ -34,13 +33,33 @@ def epsilon(composition: rdp.Composition, delta: float, *, rough: bool = False) 
         delta: Probability in (0, 1).
         rough: Whether to use a grid that is 10 times coarser: faster, a little larger.
     """
-    kept = delta - _LOST_TO_ROUNDING * (100 + sum(count for _, count in composition))
-    parts = [_part(event, count, rough) for event, count in composition]
-    bound = rdp.together([part.bound for part in parts]).epsilon(delta)
-    step = grid.step(parts, rough=rough)
+    kept = delta - _lost(composition)
+    found = [part(event, count, rough=rough) for event, count in composition]
+    bound = rdp.together([each.bound for each in found]).epsilon(delta)
+    step = grid.step(found, rough=rough)
     if step == math.inf or kept < delta / 2:
         return bound
-    return min(bound, _on_grid(composition, kept, step, rough))
+    with np.errstate(over="ignore", divide="ignore"):  # exp(-loss) is 0: epsilon is infinite
+        return min(bound, float(_composed(composition, step, rough).get_epsilon(kept)))
+
+
+@functools.lru_cache(maxsize=32)
+def curve(composition: Composition) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return epsilons from 0 upwards, and the delta of `composition` at each.
+
+    Upper bounds, as those of `epsilon`; 1 where no grid can do.
+    """
+    found = [part(event, count, rough=False) for event, count in composition]
+    step = grid.step(found, rough=False)
+    if step == math.inf:
+        return _EPSILONS, np.ones(len(_EPSILONS))
+    with np.errstate(over="ignore", divide="ignore"):
+        values = _composed(composition, step, rough=False).get_delta(list(_EPSILONS))
+    return _EPSILONS, np.minimum(1.0, np.asarray(values, np.float64) + _lost(composition))
+
+
+def _lost(composition: Composition) -> float:
+    return _LOST_TO_ROUNDING * (100 + sum(count for _, count in composition))
 
 
 class _Accountant(PLDAccountant):
@@ -67,46 +86,8 @@ class _Accountant(PLDAccountant):
         return None
 
 
-def _on_grid(composition: rdp.Composition, delta: float, step: float, rough: bool) -> float:
+def _composed(composition: Composition, step: float, rough: bool) -> _Accountant:
     accountant = _Accountant(step, rough)
-    with np.errstate(over="ignore", divide="ignore"):  # exp(-loss) is 0: epsilon is infinite
-        for event, count in composition:
-            accountant.compose(event, count)
-        return float(accountant.get_epsilon(delta))
-
-
-def _part(event: DpEvent, count: int, rough: bool) -> grid.Part:
-    orders = _ROUGH_ORDERS if rough else None
-    if isinstance(event, TruncatedSubsampledGaussianDpEvent):
-        return _truncated_part(event, count, orders)
-    if isinstance(event, BallsInBinsDpEvent):
-        return _balls_in_bins_part(event, count, rough)
-    curve = rdp.of_equal(event, count, orders)
-    return grid.Part(event, count, curve, bound=curve)
-
-
-def _truncated_part(
-    event: TruncatedSubsampledGaussianDpEvent, count: int, orders: tuple[float, ...] | None
-) -> grid.Part:
-    """Estimate by the sample that is not truncated, and bound by no sample at all.
-
-    Where a sample is truncated, an example may take the place of another and move the sum twice as
-    far.
-    """
-    probability, noise_multiplier = event.sampling_probability, event.noise_multiplier
-    untruncated = PoissonSampledDpEvent(probability, GaussianDpEvent(noise_multiplier))
-    curve = rdp.of_equal(untruncated, count, orders)
-    bound = rdp.of_equal(GaussianDpEvent(noise_multiplier / 2), count, orders)
-    width = 2 * grid.sampled_range(probability, noise_multiplier / 2)
-    return grid.Part(event, count, curve, bound, width)
-
-
-def _balls_in_bins_part(event: BallsInBinsDpEvent, count: int, rough: bool) -> grid.Part:
-    """Estimate by the distribution of an epoch, and bound by a known place in every epoch."""
-    known = GaussianDpEvent(event.noise_multiplier)
-    bound = rdp.of_equal(known, count, _ROUGH_ORDERS if rough else None)
-    if event.noise_multiplier < balls_in_bins.LEAST_NOISE:
-        return grid.Part(event, count, bound, bound, width=math.inf)
-    one = balls_in_bins.ratio(event, grid.finest_step(rough=rough), rough=rough)
-    curve = rdp.Curve(bound.orders, count * one.divergences(bound.orders))
-    return grid.Part(event, count, curve, bound, width=float(np.ptp(one.logs)))
+    for event, count in composition:
+        accountant.compose(event, count)
+    return accountant

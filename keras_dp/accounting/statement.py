@@ -1,15 +1,23 @@
 """What was promised and what was spent, for people and for machines."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from keras_dp.accounting import events, wording
+from keras_dp.accounting import card, events, wording
 from keras_dp.accounting.accountant import ACCOUNTANTS, spent
+from keras_dp.accounting.attacks import best_true_positive_rate
+from keras_dp.accounting.groups import group_epsilon
 from keras_dp.accounting.ledger import Ledger, Release
 from keras_dp.plan import Budget, PrivacyPlan
+
+GROUP_SIZES = (2, 4)
+"""Numbers of one person's examples for which a statement gives epsilon, unless told otherwise."""
+
+_OTHER_DELTAS = (10, 100)
+_RATES = (0.001, 0.01, 0.1)
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,11 @@ class PrivacyStatement:
         budget: The promise, if there was one.
         releases: What was released: one entry for each different plan.
         comparison: Epsilon at the same delta by the other accountants.
+        other_deltas: Pairs of another delta and its epsilon.
+        groups: Pairs of a number of examples and the epsilon of so many together, at the same
+            delta: for people who have several rows.
+        attacks: Pairs of a rate and the bound of `attacks.best_true_positive_rate` at it.
+        notes: What the ledger says is to be mentioned.
         dp_accounting_version: Version of the library that computed them.
     """
 
@@ -59,6 +72,10 @@ class PrivacyStatement:
     budget: Budget | None
     releases: tuple[tuple[PrivacyPlan, int], ...]
     comparison: tuple[tuple[str, float], ...]
+    other_deltas: tuple[tuple[float, float], ...]
+    groups: tuple[tuple[int, float], ...]
+    attacks: tuple[tuple[float, float], ...]
+    notes: tuple[str, ...]
     dp_accounting_version: str
 
     @property
@@ -70,6 +87,10 @@ class PrivacyStatement:
         """Return the statement in plain language, wrapped to 88 columns."""
         return wording.text(self)
 
+    def to_markdown(self) -> str:
+        """Return a privacy card: the statement as a Markdown page, figures as a table."""
+        return card.markdown(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the statement as JSON values; an infinite epsilon is the string `"inf"`."""
         return {
@@ -78,8 +99,11 @@ class PrivacyStatement:
             "budget": None if self.budget is None else self.budget.get_config(),
             "releases": [_release_to_dict(plan, updates) for plan, updates in self.releases],
             "comparison": {name: finite_or_text(value) for name, value in self.comparison},
+            "other_deltas": _rows("delta", "epsilon", self.other_deltas),
+            "groups": _rows("examples", "epsilon", self.groups),
+            "attacks": _rows("false_positive_rate", "best_true_positive_rate", self.attacks),
             "seeded": self.seeded,
-            "not_covered": list(wording.NOT_COVERED),
+            "not_covered": [*wording.NOT_COVERED, *self.notes],
             "dp_accounting_version": self.dp_accounting_version,
         }
 
@@ -108,7 +132,11 @@ def privacy_spent(ledger: Ledger, delta: float, accountant: str = "pld") -> Priv
 
 
 def build_statement(
-    ledger: Ledger, delta: float, accountant: str = "pld", budget: Budget | None = None
+    ledger: Ledger,
+    delta: float,
+    accountant: str = "pld",
+    budget: Budget | None = None,
+    group_sizes: Sequence[int] = GROUP_SIZES,
 ) -> PrivacyStatement:
     """Return the privacy statement of the updates recorded in `ledger`.
 
@@ -117,20 +145,32 @@ def build_statement(
         delta: Float in (0, 1), well below one over the number of examples.
         accountant: `"pld"`, `"rdp"` or `"rdp_classic"`; the others are shown for comparison.
         budget: The promise, if there was one.
+        group_sizes: Numbers of examples that may belong to one person.
 
     Raises:
-        ValueError: when delta is out of range or the accountant is not known.
+        ValueError: when delta is out of range, the accountant is not known or a group size is no
+            whole number of at least 1.
 
     Privacy:
         It is computed from the settings and the number of updates alone, never from data.
     """
+    releases = ledger.releases
+    others = [delta / factor for factor in _OTHER_DELTAS]
     return PrivacyStatement(
         spent=privacy_spent(ledger, delta, accountant),
         budget=budget,
-        releases=_by_plan(ledger.releases),
-        comparison=tuple(_comparison(ledger.releases, delta, accountant)),
+        releases=_by_plan(releases),
+        comparison=tuple(_comparison(releases, delta, accountant)),
+        other_deltas=tuple((other, spent(releases, other, accountant)) for other in others),
+        groups=tuple((size, group_epsilon(releases, delta, size)) for size in group_sizes),
+        attacks=tuple((rate, best_true_positive_rate(releases, rate)) for rate in _RATES),
+        notes=ledger.notes,
         dp_accounting_version=version("dp-accounting"),
     )
+
+
+def _rows(first: str, second: str, pairs: Iterable[tuple[Any, float]]) -> list[dict[str, Any]]:
+    return [{first: one, second: finite_or_text(other)} for one, other in pairs]
 
 
 def finite_or_text(value: float) -> float | str:

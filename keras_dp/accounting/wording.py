@@ -7,6 +7,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING
 
 from keras_dp.accounting import events
+from keras_dp.accounting.events import ADD_OR_REMOVE_ONE, REPLACE_SPECIAL
 from keras_dp.plan import PrivacyPlan
 
 if TYPE_CHECKING:
@@ -28,14 +29,16 @@ NOT_COVERED = (
 
 def text(statement: "PrivacyStatement") -> str:
     """Return `statement` as paragraphs and lists, wrapped to 88 columns."""
+    rows = [f"{name}: {value}" for name, value in figures(statement)]
     parts = [
         "PRIVACY STATEMENT",
-        _wrap(_result(statement)),
-        _wrap(_meaning(statement)),
-        "\n".join(["How the updates were made:", *map(_bullet, _updates(statement))]),
-        _wrap(_accounting(statement)),
-        _wrap(_randomness(statement)),
-        "\n".join(["What is not covered:", *map(_bullet, NOT_COVERED)]),
+        _wrap(result(statement)),
+        _wrap(meaning(statement)),
+        "\n".join(["How the updates were made:", *map(_bullet, updates(statement))]),
+        _wrap(accounting(statement)),
+        _wrap(randomness(statement)),
+        "\n".join(["What that means:", *map(_bullet, rows)]) if rows else "",
+        "\n".join(["What is not covered:", *map(_bullet, not_covered(statement))]),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -48,7 +51,8 @@ def rounded_up(value: float, digits: int = 2) -> str:
     return str(Decimal(repr(float(value))).quantize(unit, rounding=ROUND_CEILING))
 
 
-def _result(statement: "PrivacyStatement") -> str:
+def result(statement: "PrivacyStatement") -> str:
+    """Say what was spent, and what the budget is."""
     return " ".join([_spent(statement), *_budget(statement)])
 
 
@@ -77,17 +81,54 @@ def _budget(statement: "PrivacyStatement") -> Iterator[str]:
         )
 
 
-def _meaning(statement: "PrivacyStatement") -> str:
+def meaning(statement: "PrivacyStatement") -> str:
+    """Say what is protected: unit and neighbouring relation."""
+    relation = _RELATIONS[statement.spent.neighbouring_relation]
     return (
         "The unit of privacy is one example: one row of the training data. If a person has several "
-        "rows, the guarantee for that person is weaker. Two data sets are neighbours when one of "
-        "them has one example more than the other (add or remove one): for any two neighbours, the "
-        "probability of every outcome of the training differs by at most a factor e^epsilon, plus "
-        "delta."
+        f"rows, the guarantee for that person is weaker. {relation}: "
+        "for any two neighbours, the probability of every outcome of the training differs by at "
+        "most a factor e^epsilon, plus delta."
     )
 
 
-def _updates(statement: "PrivacyStatement") -> Iterator[str]:
+_RELATIONS = {
+    ADD_OR_REMOVE_ONE: "Two data sets are neighbours when one of them has one example more than "
+    "the other (add or remove one)",
+    REPLACE_SPECIAL: "Two data sets are neighbours when one example of the first is replaced by an "
+    "empty one, which adds nothing to any update, in the second",
+}
+
+
+def figures(statement: "PrivacyStatement") -> Iterator[tuple[str, str]]:
+    """Say what the guarantee means: at other deltas, for groups, and for an attacker."""
+    if not statement.spent.updates:
+        return
+    for delta, epsilon in statement.other_deltas:
+        yield f"epsilon at delta = {delta:g}", rounded_up(epsilon)
+    for size, epsilon in statement.groups:
+        yield f"epsilon for a person with {size} rows", rounded_up(epsilon)
+    for rate, bound in statement.attacks:
+        yield (
+            "share of the people in the data that an attacker finds at most, while wrongly "
+            f"accusing {100 * rate:g} % of all others",
+            f"{rounded_up(100 * bound, 1)} %",
+        )
+    rate, bound = statement.attacks[0]
+    yield (
+        "probability of reconstructing an example, at most, for an attacker who would guess it "
+        f"rightly with probability {rate:g} without the model",
+        rounded_up(bound, 4),
+    )
+
+
+def not_covered(statement: "PrivacyStatement") -> tuple[str, ...]:
+    """Return what the guarantee does not speak about."""
+    return (*NOT_COVERED, *statement.notes)
+
+
+def updates(statement: "PrivacyStatement") -> Iterator[str]:
+    """Say how the updates were made, one item for each different plan."""
     if not statement.releases:
         yield "none"
     for plan, updates in statement.releases:
@@ -110,7 +151,8 @@ def _noise(plan: PrivacyPlan) -> str:
     )
 
 
-def _accounting(statement: "PrivacyStatement") -> str:
+def accounting(statement: "PrivacyStatement") -> str:
+    """Say who computed epsilon, and what others would have found."""
     version, accountant = statement.dp_accounting_version, statement.spent.accountant
     return " ".join([f"Accountant: {accountant} of dp-accounting {version}.", *_others(statement)])
 
@@ -121,7 +163,8 @@ def _others(statement: "PrivacyStatement") -> Iterator[str]:
         yield f"For comparison with published figures, to two decimals: epsilon = {figures}."
 
 
-def _randomness(statement: "PrivacyStatement") -> str:
+def randomness(statement: "PrivacyStatement") -> str:
+    """Say where noise and sampling came from."""
     if not statement.releases:
         return ""
     if statement.seeded:

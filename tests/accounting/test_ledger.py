@@ -123,3 +123,15 @@ def test_a_plan_that_cannot_be_accounted_for_is_not_recorded():
     assert ledger.updates == 0
     with pytest.raises(ValueError, match="must be a PrivacyPlan"):
         Release("poisson", 1, "a")
+
+
+def test_notes_travel_with_the_ledger_each_once():
+    ledger, other = Ledger(), Ledger()
+    for text in ("one", "two", "one"):
+        ledger.note(text)
+    other.note("three")
+    other.merge(Ledger.from_json(ledger.to_json()))
+    other.merge(ledger)
+    assert other.notes == ("three", "one", "two")
+    with pytest.raises(ValueError, match=r"`notes` must be a list of strings. Received: \[1\]"):
+        Ledger.from_config({"version": 1, "releases": [], "notes": [1]})

@@ -198,3 +198,11 @@ while True:
 def test_a_folder_in_its_place_is_said(tmp_path):
     with pytest.raises(LedgerFileError, match="cannot be used"):
         LedgerFile.open(tmp_path)
+
+
+def test_notes_are_written_down(path):
+    LedgerFile.open(path).ledger.note("watched")
+    written(path, plan())
+    gc.collect()
+    assert LedgerFile.open(path).ledger.notes == ("watched",)
+    assert '{"note":"watched"' in path.read_text()

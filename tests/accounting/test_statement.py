@@ -98,3 +98,40 @@ def test_mixed_ledgers_are_composed_and_listed():
 def test_epsilon_is_never_shown_smaller_than_it_is(value, shown):
     assert rounded_up(value) == shown
     assert rounded_up(float("inf")) == "infinite"
+
+
+def test_figures_for_groups_attackers_and_other_deltas_are_stated():
+    ledger = ledger_of((PUBLISHED, 1160))
+    statement = build_statement(ledger, 1e-5, group_sizes=(3,))
+    text = words(statement)
+    ((size, group),) = statement.groups
+    assert size == 3
+    assert f"epsilon for a person with 3 rows: {rounded_up(group)}" in text
+    assert group > 3 * statement.spent.epsilon
+    assert "epsilon at delta = 1e-07: 2.98" in text
+    assert "while wrongly accusing 1 % of all others: 4.1 %" in text
+    assert "with probability 0.001 without the model: 0.0061" in text
+    data = statement.to_dict()
+    assert data["groups"] == [{"examples": 3, "epsilon": group}]
+    assert [row["delta"] for row in data["other_deltas"]] == [1e-6, 1e-7]
+    assert data["attacks"][1]["best_true_positive_rate"] == statement.attacks[1][1]
+
+
+def test_shuffled_data_are_stated_with_their_own_neighbouring_relation():
+    shuffled = plan(sampling="shuffle", updates_per_epoch=16)
+    statement = build_statement(ledger_of((PUBLISHED, 2), (shuffled, 2)), 1e-5)
+    assert statement.spent.neighbouring_relation == "replace_special"
+    assert "replaced by an empty one" in words(statement)
+    assert "with no gain from sampling" in words(statement)
+
+
+def test_the_privacy_card_is_markdown_with_everything_in_it():
+    ledger = ledger_of((PUBLISHED, 10))
+    ledger.note("Something to be mentioned.")
+    statement = build_statement(ledger, 1e-5)
+    card = statement.to_markdown()
+    assert card.startswith("# Privacy card\n")
+    for part in ("## What is not covered", "- Something to be mentioned.", "| epsilon at delta ="):
+        assert part in card
+    machines = card.split("```json\n")[1].split("\n```")[0]
+    assert json.loads(machines) == json.loads(json.dumps(statement.to_dict()))
