@@ -113,7 +113,8 @@ def test_figures_for_groups_attackers_and_other_deltas_are_stated():
     assert "with probability 0.001 without the model: 0.0061" in text
     data = statement.to_dict()
     assert data["groups"] == [{"examples": 3, "epsilon": group}]
-    assert [row["delta"] for row in data["other_deltas"]] == [1e-6, 1e-7]
+    deltas = [row["delta"] for row in data["other_deltas"]]
+    assert deltas == pytest.approx([1e-6, 1e-7])
     assert data["attacks"][1]["best_true_positive_rate"] == statement.attacks[1][1]
 
 
