@@ -4,7 +4,7 @@ Swap `keras.Model` for `DPModel` and the optimizer for a DP one, state a `Budget
 """
 
 from keras_dp import accounting
-from keras_dp.errors import NotPrivateError, PrivacyBudgetExceeded
+from keras_dp.errors import LedgerFileError, NotPrivateError, PrivacyBudgetExceeded
 from keras_dp.plan import Budget
 from keras_dp.version import __version__
 
@@ -13,7 +13,9 @@ __all__ = [
     "DPModel",
     "DPSequential",
     "NotPrivateError",
+    "LedgerFileError",
     "PrivacyBudgetExceeded",
+    "PrivateMetrics",
     "__version__",
     "accounting",
     "applications",
@@ -27,6 +29,7 @@ __all__ = [
 try:
     from keras_dp import applications, callbacks, clipping, optimizers, sampling
     from keras_dp.model import DPModel, DPSequential, make_private
+    from keras_dp.private_metrics import PrivateMetrics
 except ImportError as error:
     # Keras cannot be imported with its active backend. Accounting and the command line need none,
     # so they go on; every other name says what is missing.

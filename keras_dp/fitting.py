@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dp import watching
 from keras_dp.run import PrivateRun
 
 
@@ -40,11 +41,14 @@ class Opening(keras.callbacks.Callback):
         epochs: Number of the last epoch.
         steps: Updates in an epoch.
         initial_epoch: Number of the first epoch.
+        notes: What the ledger is to mention once the run is open.
     """
 
-    def __init__(self, run: PrivateRun, epochs: int, steps: int, initial_epoch: int) -> None:
+    def __init__(
+        self, run: PrivateRun, epochs: int, steps: int, initial_epoch: int, notes: list[str]
+    ) -> None:
         super().__init__()
-        self._run = run
+        self._run, self._notes = run, notes
         self._epochs, self._steps, self._initial_epoch = epochs, steps, initial_epoch
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -59,6 +63,10 @@ class Opening(keras.callbacks.Callback):
             self._run.check_resumed()
         self._settle_noise(updates)
         self._run.open(updates)
+        for text in self._notes:
+            self.model.ledger.note(text)
+        if self.model.private_metrics is None:
+            watching.say_once(watching.NOTICE)
 
     def _settle_noise(self, updates: int) -> None:
         optimizer = self.model.optimizer

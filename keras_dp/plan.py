@@ -68,6 +68,8 @@ class PrivacyPlan:
         largest_batch: The number of examples above which a draw is truncated, if it is.
         updates_per_epoch: Number of updates in which an example takes part at most once, for
             schemes that see to that.
+        private_metrics: Number of training metrics that are released with noise beside the sum;
+            `noise_multiplier` is then that of both together.
     """
 
     sampling: str
@@ -80,6 +82,7 @@ class PrivacyPlan:
     seeded: bool = False
     largest_batch: int | None = None
     updates_per_epoch: int | None = None
+    private_metrics: int = 0
 
     @property
     def noise_stddev(self) -> float:

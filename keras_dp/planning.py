@@ -104,6 +104,7 @@ def plan_run(
         clipping=optimizer.clip_rule.name,
         sensitivity=float(optimizer.clip_rule.sensitivity(optimizer.clip_norm)),
         seeded=optimizer.seed is not None,
+        private_metrics=0 if model.private_metrics is None else len(model.private_metrics.names),
         **({} if sampler is None else sampler.plan_settings(batch_size, source.size)),
     )
     if noise_multiplier is None and budget is None:
@@ -113,7 +114,16 @@ def plan_run(
             "`noise_multiplier` to the optimizer."
         )
     size = microbatch_size(model, batch_size)
-    return PrivateRun(plan, source, sampler, guard, optimizer.clip_rule, optimizer.seed, size)
+    return PrivateRun(
+        plan,
+        source,
+        sampler,
+        guard,
+        optimizer.clip_rule,
+        optimizer.seed,
+        size,
+        model.private_metrics,
+    )
 
 
 def check_noise_settled(run: PrivateRun) -> None:

@@ -12,6 +12,7 @@ from keras_dp.accounting import BudgetGuard
 from keras_dp.clipping import ClipRule
 from keras_dp.errors import PrivacyBudgetExceeded
 from keras_dp.plan import Budget, PrivacyPlan
+from keras_dp.private_metrics import PrivateMetrics
 from keras_dp.sampling import ArraySource, Sampler
 from keras_dp.sampling.base import update_rng
 from keras_dp.step import Mechanism, Microbatch
@@ -31,6 +32,7 @@ class PrivateRun:
         clip_rule: How gradients are scaled down.
         seed: The user's seed, or `None`.
         microbatch_size: Examples on the device at a time.
+        private_metrics: What is shown with noise in the training logs, or `None`.
         stop_budgets: Budgets at which to stop cleanly, from `PrivacyBudget` callbacks.
         remaining: Updates left before the clean stop, or `None` when there is none.
         drawn: Batches of updates to come, where an epoch is drawn as a whole. They die with the
@@ -44,6 +46,7 @@ class PrivateRun:
     clip_rule: ClipRule
     seed: int | None
     microbatch_size: int
+    private_metrics: PrivateMetrics | None = None
     stop_budgets: list[Budget] = field(default_factory=list)
     remaining: int | None = None
     drawn: deque[SampledBatch] = field(default_factory=deque)
@@ -159,8 +162,10 @@ class PrivateRun:
         self.plan = replace(self.plan, noise_multiplier=noise_multiplier)
 
     def _sum_noise_multiplier(self) -> float:
-        plan = self.plan
-        return self.clip_rule.sum_noise_multiplier(plan.noise_multiplier, plan.batch_size)
+        left, batch_size = self.plan.noise_multiplier, self.plan.batch_size
+        if self.private_metrics is not None:
+            left = self.private_metrics.left_for_gradients(left, batch_size)
+        return self.clip_rule.sum_noise_multiplier(left, batch_size)
 
     def _refusal(self, allowed: int, updates: int) -> str:
         budget = self.guard.budget

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from keras_dp import backend, noise
 from keras_dp.clipping import AdaptiveQuantile, ClipRule, clipped_sum
+from keras_dp.private_metrics import PrivateMetrics
 from keras_dp.types import NoisyGradient, Tree
 
 State = tuple[list[Any], list[Any], list[Any], list[Any]]
@@ -49,9 +50,14 @@ class Microbatch(NamedTuple):
 
 
 def start(model: Any, params: list[Any]) -> list[Any]:
-    """Return zeros to sum in: one array for each weight, and the count of an adaptive clip norm."""
-    sums = backend.zeros_for(params)
-    return [*sums, *backend.zeros_for([np.zeros(())])] if _adaptive(model) else sums
+    """Return zeros to sum in: an array for each weight, and for what else is released.
+
+    That is the count of an adaptive clip norm, and the private metrics.
+    """
+    count = [np.zeros(())] if _adaptive(model) else []
+    shown = model.private_metrics
+    metrics = [] if shown is None else [np.zeros(len(shown.names))]
+    return [*backend.zeros_for(params), *backend.zeros_for([*count, *metrics])]
 
 
 def accumulate(
@@ -85,11 +91,14 @@ def accumulate(
     added = list(clipped.grads)
     if _adaptive(model):
         added.append(_excess(clipped.norms, valid, clip_norm))
-    sums = [total + new for total, new in zip(sums, added, strict=True)]
     seen = {"x": x, "y": y, "sample_weight": weight, "losses": clipped.losses}
     results = {**seen, **{k: v for k, v in clipped.aux.items() if k != "non_trainable"}}
-    penalty, _ = backend.regularization_gradient(model, params)
-    return sums, backend.measure(model, metrics, results, microbatch.valid, penalty)
+    if model.private_metrics is not None:
+        added.append(backend.observe(model, results, valid))
+    else:
+        penalty, _ = backend.regularization_gradient(model, params)
+        metrics = backend.measure(model, metrics, results, microbatch.valid, penalty)
+    return [total + new for total, new in zip(sums, added, strict=True)], metrics
 
 
 def finish(model: Any, advance: Any, state: State, sums: list[Any], mechanism: Mechanism) -> State:
@@ -112,7 +121,8 @@ def finish(model: Any, advance: Any, state: State, sums: list[Any], mechanism: M
     params, non_trainable, optimizer_variables, metrics = state
     optimizer = model.optimizer
     clip_norm = optimizer.present_clip_norm(optimizer_variables, mechanism.clip_norm)
-    noisy, excess = privatize(optimizer.clip_rule, sums, mechanism, clip_norm)
+    released = privatize(optimizer.clip_rule, sums, mechanism, clip_norm, model.private_metrics)
+    noisy, excess, shares = released
     _, regularization = backend.regularization_gradient(model, params)
     gradient = [g + r for g, r in zip(noisy.values, regularization, strict=True)]
     advanced = advance(params, non_trainable) if non_trainable else []
@@ -122,27 +132,43 @@ def finish(model: Any, advance: Any, state: State, sums: list[Any], mechanism: M
     if excess is not None:
         adapted = optimizer.clip_rule.next_clip_norm(clip_norm, excess, mechanism.batch_size)
         optimizer_variables = optimizer.with_clip_norm(optimizer_variables, adapted)
+    if shares is not None:
+        metrics = backend.show(model, metrics, shares)
     return params, advanced, optimizer_variables, metrics
 
 
 def privatize(
-    rule: ClipRule, sums: list[Any], mechanism: Mechanism, clip_norm: Any
-) -> tuple[NoisyGradient, Any]:
-    """Return `(sums + noise) / batch_size` in float32, and the noisy count of an adaptive rule.
+    rule: ClipRule,
+    sums: list[Any],
+    mechanism: Mechanism,
+    clip_norm: Any,
+    private_metrics: PrivateMetrics | None = None,
+) -> tuple[NoisyGradient, Any, Any]:
+    """Add noise to all sums of one update, each as much as its sensitivity asks for.
 
     Args:
         rule: The clip rule, which knows the sensitivity.
         sums: The sums over all examples of one update, see `start`.
         mechanism: Noise, divisor and key of this update.
         clip_norm: The bound that this update's gradients were clipped to.
+        private_metrics: What is shown in the training logs, or `None`.
+
+    Returns:
+        `(sums + noise) / batch_size` in float32; the noisy count of an adaptive rule or `None`;
+        the noisy sums of private metrics, divided by the batch size, or `None`.
     """
-    stddev = mechanism.noise_multiplier * rule.sensitivity(clip_norm)
-    stddevs = [stddev] * len(sums)
+    others = []
     if isinstance(rule, AdaptiveQuantile):
-        stddevs[-1] = rule.count_noise(mechanism.batch_size)
-    noisy = noise.add_noise(sums, mechanism.key, stddevs)
-    excess = noisy.pop() if isinstance(rule, AdaptiveQuantile) else None
-    return NoisyGradient([total / mechanism.batch_size for total in noisy]), excess
+        others.append(rule.count_noise(mechanism.batch_size))
+    if private_metrics is not None:
+        others.append(private_metrics.stddev(mechanism.batch_size))
+    weights = len(sums) - len(others)
+    stddev = mechanism.noise_multiplier * rule.sensitivity(clip_norm)
+    noisy = noise.add_noise(sums, mechanism.key, [stddev] * weights + others)
+    gradient = NoisyGradient([total / mechanism.batch_size for total in noisy[:weights]])
+    excess = noisy[weights] if isinstance(rule, AdaptiveQuantile) else None
+    shares = noisy[-1] / mechanism.batch_size if private_metrics is not None else None
+    return gradient, excess, shares
 
 
 def update(

@@ -13,6 +13,7 @@ from keras_dp import files, orbax
 from keras_dp.accounting import Ledger, LedgerFile
 from keras_dp.orbax import LEDGER_KEY
 from keras_dp.plan import Budget
+from keras_dp.private_metrics import PrivateMetrics
 
 # A mixin: at run time the Keras class comes after it in the order of bases.
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 else:
     KerasModel = object
 
-PRIVATE_SETTINGS = ("budget", "sampling", "microbatch_size", LEDGER_KEY)
+PRIVATE_SETTINGS = ("budget", "sampling", "microbatch_size", "private_metrics", LEDGER_KEY)
 
 
 class LedgerStoring(KerasModel):
@@ -54,6 +55,9 @@ class LedgerStoring(KerasModel):
     ) -> None:
         """Save as Keras does; an earlier file stays whole until the new one is complete.
 
+        Beside `model.keras` it puts the privacy card `model.privacy.md`, if the model has a budget
+        and has been trained; not during `fit`, where checkpoints are written often.
+
         Args:
             filepath: As in Keras.
             overwrite: As in Keras.
@@ -65,6 +69,22 @@ class LedgerStoring(KerasModel):
             return
         with files.replacing(filepath) as temporary:
             super().save(temporary, zipped=zipped, **kwargs)
+        if self.budget is not None and self.ledger.updates and self.active_run is None:
+            self.save_privacy_card(Path(filepath).with_suffix(".privacy.md"))
+
+    def save_privacy_card(self, path: str | os.PathLike[str], delta: float | None = None) -> None:
+        """Write the privacy statement as a Markdown page, to be published with the model.
+
+        Args:
+            path: The file to write.
+            delta: Float in (0, 1); default: the budget's.
+
+        Raises:
+            ValueError: when neither `delta` nor a budget is given.
+        """
+        page = self.privacy_statement(delta).to_markdown()
+        with files.replacing(path) as temporary:
+            Path(temporary).write_text(page, encoding="utf-8")
 
     def save_weights(
         self, filepath: Any, overwrite: bool = True, max_shard_size: float | None = None
@@ -128,11 +148,13 @@ class LedgerStoring(KerasModel):
         config = super().get_compile_config()
         if not config:
             return {}
+        shown = self.private_metrics
         return {
             **config,
             "budget": None if self.budget is None else self.budget.get_config(),
             "sampling": self.sampler.get_config(),
             "microbatch_size": self.microbatch_size,
+            "private_metrics": shown and shown.get_config(),
             LEDGER_KEY: self.ledger.get_config(),
         }
 
@@ -143,11 +165,13 @@ class LedgerStoring(KerasModel):
         if private[LEDGER_KEY] is not None:
             self.ledger.merge(Ledger.from_config(private[LEDGER_KEY]))
         budget = None if private["budget"] is None else Budget(**private["budget"])
+        shown = private["private_metrics"]
         self.compile(
             **keras.saving.deserialize_keras_object(ordinary),
             budget=budget,
             sampling=private["sampling"] or "poisson",
             microbatch_size=private["microbatch_size"],
+            private_metrics=None if shown is None else PrivateMetrics.from_config(shown),
         )
         if self.built:
             self.optimizer.build(self.trainable_variables)

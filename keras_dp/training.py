@@ -9,19 +9,21 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dp import accounting, backend, planning, step, validation
+from keras_dp import accounting, backend, planning, step, validation, watching
 from keras_dp.accounting import BudgetGuard, PrivacySpent, PrivacyStatement
 from keras_dp.clipping import Report
 from keras_dp.errors import NotPrivateError
 from keras_dp.executor import UpdateFunction
 from keras_dp.fitting import Opening, Updates, with_opening
 from keras_dp.plan import Budget
+from keras_dp.private_metrics import PrivateMetrics
 from keras_dp.run import PrivateRun
 from keras_dp.sampling import ArraySource, Poisson, Sampler, resolve
+from keras_dp.showing import MetricsShowing
 from keras_dp.storing import LedgerStoring
 
 
-class PrivateTraining(LedgerStoring):
+class PrivateTraining(MetricsShowing, LedgerStoring):
     """Mixin for `keras.Model` classes: `compile`, `fit` and `train_on_batch` train privately.
 
     Everything that does not train (`evaluate`, `predict`, layers, saving) is Keras' own.
@@ -42,6 +44,7 @@ class PrivateTraining(LedgerStoring):
         budget: Budget | None = None,
         sampling: str | Sampler = "poisson",
         microbatch_size: int | None = None,
+        private_metrics: PrivateMetrics | None = None,
         ledger_file: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -55,6 +58,9 @@ class PrivateTraining(LedgerStoring):
                 a `keras_dp.sampling` object.
             microbatch_size: Examples on the device at a time; `None` (default): as many as fit the
                 memory, or a CPU's caches. It changes speed and memory, never the result.
+            private_metrics: `keras_dp.PrivateMetrics(...)` to show noised means in the training
+                logs instead of exact ones; `None` (default): exact ones, which the guarantee does
+                not cover.
             ledger_file: Path of a ledger on disk, made if it is not there. Every update is written
                 to it before it is made, so that not even a killed process forgets one, and all
                 that it holds counts for this model: use one file for all models that are trained
@@ -90,6 +96,7 @@ class PrivateTraining(LedgerStoring):
         super().compile(optimizer, *args, **{**kwargs, "auto_scale_loss": False})
         self.budget, self.sampler, self.microbatch_size = budget, sampler, microbatch_size
         self._prepared_for: Any = None
+        self.show(private_metrics)
         if ledger_file is not None:
             self.keep_ledger_in(ledger_file)
         self._guard = BudgetGuard(self.ledger, budget)
@@ -152,13 +159,16 @@ class PrivateTraining(LedgerStoring):
         planning.check_compiled(self)
         planning.check_shuffle(shuffle)
         source = ArraySource(x, y, sample_weight, class_weight)
-        if validation_split and validation_data is None:
+        split = bool(validation_split) and validation_data is None
+        if split:
             source, validation_data = source.split(validation_split)
         batch_size = planning.choose_batch_size(batch_size, steps_per_epoch, source, self.sampler)
         steps = planning.steps_of_epoch(source.size, batch_size, steps_per_epoch)
         self._prepare(source)
         run = planning.plan_run(self, source, self.sampler, batch_size, self._guard)
-        opening = Opening(run, epochs, steps, initial_epoch)
+        shown = () if self.private_metrics is None else self.private_metrics.names
+        notes = watching.notes(callbacks, shown, split)
+        opening = Opening(run, epochs, steps, initial_epoch, notes)
         with self._running(run):
             return super().fit(
                 Updates(steps),
@@ -323,11 +333,6 @@ class PrivateTraining(LedgerStoring):
         planning.check_compiled(self)
         self._prepare(ArraySource(x, y, sample_weight, None))
         return self._traced.report
-
-    def needs_predictions(self) -> bool:
-        """Whether anything looks at the outputs of training examples besides the loss."""
-        custom = type(self).compute_metrics is not keras.Model.compute_metrics
-        return custom or self._compile_metrics is not None
 
     @contextlib.contextmanager
     def example_by_example(self) -> Iterator[None]:

@@ -103,7 +103,7 @@ class PrivacyStatement:
             "groups": _rows("examples", "epsilon", self.groups),
             "attacks": _rows("false_positive_rate", "best_true_positive_rate", self.attacks),
             "seeded": self.seeded,
-            "not_covered": [*wording.NOT_COVERED, *self.notes],
+            "not_covered": list(wording.not_covered(self)),
             "dp_accounting_version": self.dp_accounting_version,
         }
 

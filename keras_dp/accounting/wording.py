@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 _WIDTH = 88
 
+EXACT_METRICS = "Metrics and losses shown during training are exact functions of the training data."
+
 NOT_COVERED = (
-    "Metrics and losses shown during training are exact functions of the training data.",
     "Validation metrics are exact functions of the validation data, and so is what callbacks "
     "select by them (early stopping, the best checkpoint).",
     "Choosing hyper-parameters by results on the same data.",
@@ -124,7 +125,9 @@ def figures(statement: "PrivacyStatement") -> Iterator[tuple[str, str]]:
 
 def not_covered(statement: "PrivacyStatement") -> tuple[str, ...]:
     """Return what the guarantee does not speak about."""
-    return (*NOT_COVERED, *statement.notes)
+    private = [plan.private_metrics for plan, _ in statement.releases]
+    exact = () if private and all(private) else (EXACT_METRICS,)
+    return (*exact, *NOT_COVERED, *statement.notes)
 
 
 def updates(statement: "PrivacyStatement") -> Iterator[str]:
@@ -136,6 +139,15 @@ def updates(statement: "PrivacyStatement") -> Iterator[str]:
 
 
 def _noise(plan: PrivacyPlan) -> str:
+    return _noise_on_sum(plan) + (
+        f" The same noise multiplier covers {plan.private_metrics} training metrics with noise of "
+        "their own."
+        if plan.private_metrics
+        else ""
+    )
+
+
+def _noise_on_sum(plan: PrivacyPlan) -> str:
     rule = "" if plan.clipping == "flat" else f" (clip rule {plan.clipping})"
     if not plan.noise_multiplier:
         return f"Clip norm {plan.clip_norm:g}{rule}, noise multiplier 0: no noise was added."

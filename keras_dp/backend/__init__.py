@@ -17,9 +17,11 @@ from keras_dp.backend.jax import (
     measure,
     microbatch_at,
     microbatch_memory,
+    observe,
     regularization_gradient,
     repeat,
     report,
+    show,
     trace_example,
     zeros_for,
 )
@@ -33,9 +35,11 @@ __all__ = [
     "measure",
     "microbatch_at",
     "microbatch_memory",
+    "observe",
     "regularization_gradient",
     "repeat",
     "report",
+    "show",
     "trace_example",
     "zeros_for",
 ]

@@ -170,7 +170,7 @@ def test_the_count_is_noised_by_its_own_scale():
         )
         rule = AdaptiveQuantile()
         sums = [jnp.zeros(2), jnp.zeros(())]
-        _, excess = keras_dp.step.privatize(rule, sums, mechanism, 1.0)
+        _, excess, _ = keras_dp.step.privatize(rule, sums, mechanism, 1.0)
         draws.append(float(excess))
     assert stats.kstest(np.array(draws) / 3.0, "norm").pvalue > 1e-6
     for wrong in (2 / 3, 3 / 2):

@@ -9,7 +9,7 @@ from keras_dp.backend.jax.compiling import (
     zeros_for,
 )
 from keras_dp.backend.jax.example import example_loss, regularization_gradient
-from keras_dp.backend.jax.measuring import measure, report
+from keras_dp.backend.jax.measuring import measure, observe, report, show
 from keras_dp.backend.jax.memory import microbatch_memory
 from keras_dp.backend.jax.state import ExampleTrace, trace_example
 
@@ -22,9 +22,11 @@ __all__ = [
     "measure",
     "microbatch_at",
     "microbatch_memory",
+    "observe",
     "regularization_gradient",
     "repeat",
     "report",
+    "show",
     "trace_example",
     "zeros_for",
 ]

@@ -1,5 +1,6 @@
 """Keras' metrics, updated on the examples of a microbatch that are really there."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -44,6 +45,42 @@ def measure(model: Any, metrics: list[Any], results: Tree, valid: Any, penalty: 
         )
         start = start + jnp.where(taken, size, 0)
     return metrics
+
+
+def observe(model: Any, results: Tree, used: Any) -> Any:
+    """Return the sums of a microbatch that private metrics are made of.
+
+    `sum_i used_i (cut(v_i) - middle) / (high - low)` for each metric v: an example adds at most
+    1/2 in absolute value, and nothing if its value is not a number.
+
+    Args:
+        model: A `DPModel` that is compiled with private metrics.
+        results: As for `measure`.
+        used: Boolean for each row: whether it counts.
+    """
+    settings = model.private_metrics
+    values = [results["losses"]]
+    for function in settings.metrics.values():
+        one = partial(_of_one, function)
+        values.append(jax.vmap(one)(results["y"], results["y_pred"]))
+    low, high = (jnp.array(ends, jnp.float32) for ends in zip(*settings.ranges, strict=True))
+    rows = jnp.stack(values, axis=1).astype(jnp.float32)
+    shares = (jnp.clip(rows, low, high) - low) / (high - low) - 0.5
+    return jnp.sum(jnp.where(used[:, None] & ~jnp.isnan(rows), shares, 0.0), axis=0)
+
+
+def show(model: Any, metrics: list[Any], shares: Any) -> list[Any]:
+    """Take up an update's noised sums, divided by the batch size, in the metric variables."""
+    mapping = list(zip(model.metrics_variables, metrics, strict=True))
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+        model.noised_means.update_state(shares)
+    updated = [scope.get_current_value(variable) for variable, _ in mapping]
+    return [old if new is None else new for new, old in zip(updated, metrics, strict=True)]
+
+
+def _of_one(function: Any, y: Any, y_pred: Any) -> Any:
+    """Return a metric's value of one example, averaged over its positions if it has any."""
+    return jnp.mean(jnp.asarray(function(y[None], y_pred[None]), jnp.float32))
 
 
 def report(model: Any, metrics: list[Any]) -> dict[str, Any]:
