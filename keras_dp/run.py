@@ -14,7 +14,7 @@ from keras_dp.errors import PrivacyBudgetExceeded
 from keras_dp.plan import Budget, PrivacyPlan
 from keras_dp.private_metrics import PrivateMetrics
 from keras_dp.sampling import ArraySource, Sampler
-from keras_dp.sampling.base import update_rng
+from keras_dp.sampling.base import checked, update_rng
 from keras_dp.step import Mechanism, Microbatch
 from keras_dp.types import SampledBatch
 
@@ -96,7 +96,7 @@ class PrivateRun:
             rng = update_rng(self.seed, self.guard.ledger.updates)
             batches = self.sampler.draw(rng, self.plan.batch_size, self.plan.dataset_size)
             self.drawn = deque(batches)
-        return self.drawn.popleft()
+        return checked(self.drawn.popleft(), self.plan.dataset_size)
 
     def mechanism(self) -> Mechanism:
         """Return clip, noise, divisor and a fresh key for the update that was admitted last."""

@@ -61,7 +61,9 @@ class Part:
             return self.one
         exponents = np.array([1, 2, 4, 8, 20]) / (self.one + 2 * step)
         known = np.minimum(1 + exponents, self.curve.orders.max())
-        divergences = self.curve.divergences[np.searchsorted(self.curve.orders, known)]
+        # A divergence grows with its order, so the next one stands in for one that is left out.
+        smallest = np.minimum.accumulate(self.curve.divergences[::-1])[::-1]
+        divergences = smallest[np.searchsorted(self.curve.orders, known)]
         growing = (1 + exponents) * (divergences / known + self.count * step**2 / 8)
         return float(self.one + 2 * np.min(growing + math.log(1 / _TAIL_MASS) / exponents))
 

@@ -50,6 +50,34 @@ class Sampler(abc.ABC):
         return f"keras_dp.sampling.{type(self).__name__}({', '.join(arguments)})"
 
 
+def checked(batch: SampledBatch, dataset_size: int) -> SampledBatch:
+    """Return a batch that was drawn, or refuse what no scheme may draw.
+
+    Raises:
+        ValueError: when positions are no whole numbers, lie outside the data, or come twice: an
+            example that enters an update twice moves its sum twice as far as the noise covers.
+    """
+    found = np.asarray(batch.indices)
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(
+            "A sampler must draw a one-dimensional array of whole numbers. "
+            f"Received: shape {found.shape}, dtype {found.dtype}."
+        )
+    ordered = np.sort(found)
+    if ordered.size and not 0 <= ordered[0] <= ordered[-1] < dataset_size:
+        raise ValueError(
+            f"A sampler must draw positions from 0 to {dataset_size - 1}. "
+            f"Received: {ordered[0]} to {ordered[-1]}."
+        )
+    if np.any(ordered[1:] == ordered[:-1]):
+        twice = int(ordered[1:][ordered[1:] == ordered[:-1]][0])
+        raise ValueError(
+            "A sampler must draw an example at most once for an update. "
+            f"Received: position {twice} more than once."
+        )
+    return batch
+
+
 def update_rng(seed: int | None, update: int) -> np.random.Generator:
     """Return the generator of a draw.
 

@@ -241,3 +241,14 @@ def test_one_order_gives_the_textbook_epsilon():
         **USUAL, updates=3, sampling="given", accountant="rdp_classic", rdp_orders=[5]
     )
     assert found == pytest.approx(3 * 5 / 2 + math.log(1e5) / 4)
+
+
+def test_truncation_that_hardly_happens_costs_next_to_nothing():
+    """Also for a high rate and few updates, where low Renyi orders are left out."""
+    settings = {"noise_multiplier": 1.3, "batch_size": 10, "dataset_size": 40, "delta": 1e-3}
+    for updates in (1, 4, 100):
+        truncated = accounting.epsilon(
+            sampling="truncated_poisson", largest_batch=30, updates=updates, **settings
+        )
+        poisson = accounting.epsilon(updates=updates, **settings)
+        assert poisson <= truncated <= 1.001 * poisson

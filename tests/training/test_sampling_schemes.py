@@ -137,3 +137,27 @@ def test_the_scheme_and_its_arguments_are_saved_with_the_model(sampling, tmp_pat
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert repr(loaded.sampler) == repr(sampling)
     assert loaded.privacy_spent(delta=DELTA) == model.privacy_spent(delta=DELTA)
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([0, 5, 5], "at most once for an update. Received: position 5 more than once"),
+        ([0, 100], "positions from 0 to 99. Received: 0 to 100"),
+        ([-1, 3], "positions from 0 to 99. Received: -1 to 3"),
+        ([0.5, 1.0], "whole numbers. Received: shape .2,., dtype float64"),
+        ([[1, 2]], "one-dimensional array"),
+    ],
+)
+def test_a_sampler_that_draws_what_no_scheme_may_draw_is_refused(indices, message):
+    class Wrong(keras_dp.sampling.Poisson):
+        def draw(self, rng, batch_size, dataset_size):
+            return [keras_dp.types.SampledBatch(np.array(indices))]
+
+    model = trainable(Wrong())
+    weights = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        model.fit(*tiny_data(), batch_size=20, verbose=0)
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert model.ledger.updates == 1  # written before the draw
