@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from keras_dp import accounting
 from keras_dp.accounting import Release, pld, rdp
-from keras_dp.accounting.accountant import _composition
+from keras_dp.accounting.composition import composition_of
 from tests.accounting.published import plan
 
 ACCOUNTANTS = pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
@@ -187,7 +187,7 @@ def test_extreme_settings_are_answered_by_an_upper_bound_and_on_a_short_grid(
 
 def test_renyi_divergences_stay_positive_where_rounding_makes_them_negative():
     tiny = Release(plan(noise_multiplier=1e6, batch_size=1, dataset_size=10_000), 1000, "a")
-    curve = rdp.curve(_composition((tiny,)))
+    curve = rdp.curve(composition_of((tiny,)))
     assert np.all(curve.divergences >= 1000 * 1e-13)
     assert curve.classic_epsilon(1e-5) > 0
 
