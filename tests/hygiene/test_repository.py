@@ -75,11 +75,17 @@ def test_readme_has_python_to_run():
     assert python_blocks(ROOT / "README.md"), "README.md must show Python that runs"
 
 
-@pytest.mark.parametrize(
-    "code", [pytest.param(code, id=f"line{n}") for n, code in python_blocks(ROOT / "README.md")]
-)
-def test_readme_block_runs(code, tmp_path):
-    script = tmp_path / "readme.py"
+def programs():
+    """Return every block that stands on its own: those of the README, and those that import."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for number, code in python_blocks(page):
+            if page.name == "README.md" or code.startswith("import"):
+                yield pytest.param(code, id=f"{page.name}:{number}")
+
+
+@pytest.mark.parametrize("code", programs())
+def test_a_program_in_the_documentation_runs(code, tmp_path):
+    script = tmp_path / "program.py"
     script.write_text(code, encoding="utf-8")
     done = run(str(script), cwd=tmp_path)
     assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
