@@ -3,7 +3,7 @@
 import pytest
 
 from keras_dp import accounting
-from keras_dp.accounting import Release, accountant, grid, pld
+from keras_dp.accounting import Release, grid, pld
 from tests.accounting.published import ORDERS, VECTORS, plan, sizes
 
 ROWS = {row["name"]: row for row in VECTORS["rows"]}
@@ -39,7 +39,7 @@ def test_renyi_epsilon_is_that_of_the_row(name, conversion):
 def test_pld_epsilon_on_the_grid_of_the_rows_is_that_of_the_row(name, monkeypatch):
     row = ROWS[name]
     monkeypatch.setattr(grid, "FINEST_STEP", 1e-3)
-    found = pld.epsilon(accountant._composition(releases(row)), row["delta"])
+    found = pld.epsilon(composition_of(releases(row)), row["delta"])
     assert found == pytest.approx(row["pld"], rel=1e-4)
 
 
