@@ -4,6 +4,7 @@ import pytest
 
 from keras_dp import accounting
 from keras_dp.accounting import Release, grid, pld
+from keras_dp.accounting.composition import composition_of
 from tests.accounting.published import ORDERS, VECTORS, plan, sizes
 
 ROWS = {row["name"]: row for row in VECTORS["rows"]}
