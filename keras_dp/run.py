@@ -59,7 +59,8 @@ class PrivateRun:
                 all fit and no callback asks for a clean stop.
         """
         self._sum_noise_multiplier()  # refuses a count that leaves nothing for the sum
-        self.guard.ledger.close()  # the draws begin anew, and with them the epoch that is paid for
+        if self.plan.updates_per_epoch is not None:  # a new epoch is drawn, and paid for
+            self.guard.ledger.close()
         allowed = self.guard.allowance(self.plan, at_most=updates)
         for budget in self.stop_budgets:
             prior = self.guard.ledger.releases

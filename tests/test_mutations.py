@@ -33,6 +33,8 @@ FIT = "tests/training/test_fit.py::"
 REFUSALS = "tests/training/test_refusals.py::"
 NOISE = "tests/test_noise.py::"
 EQUALS = "tests/training/test_equals_keras.py::"
+SCHEMES = "tests/training/test_sampling_schemes.py::"
+SHOWN = "tests/training/test_metrics_shown.py::"
 RELEASED = NOISE + "test_an_update_releases_noise_of_the_promised_scale"
 DIVISOR = FIT + "test_the_sum_is_divided_by_the_declared_batch_size_not_by_the_number_drawn"
 MUTATIONS = {
@@ -163,11 +165,12 @@ MUTATIONS = {
     ),
     "noise for every microbatch": Mutation(
         "step.py",
-        "    sums = [total + new for total, new in zip(sums, added, strict=True)]",
+        "    return [total + new for total, new in zip(sums, added, strict=True)], metrics",
         "    sums = [total + new for total, new in zip(sums, added, strict=True)]\n"
         "    sums = noise.add_noise(\n"
         "        sums, noise.noise_key(7, 0) ^ microbatch.offset.astype(np.uint32), 2 * clip_norm\n"
-        "    )",
+        "    )\n"
+        "    return sums, metrics",
         (RELEASED,),
     ),
     "divided by the drawn batch": Mutation(
@@ -181,8 +184,8 @@ MUTATIONS = {
     ),
     "noise on the mean with the scale of the sum": Mutation(
         "step.py",
-        "NoisyGradient([total / mechanism.batch_size for total in noisy])",
-        "NoisyGradient(noisy)",
+        "NoisyGradient([total / mechanism.batch_size for total in noisy[:weights]])",
+        "NoisyGradient(noisy[:weights])",
         (RELEASED,),
     ),
     "update not counted": Mutation(
@@ -203,6 +206,54 @@ MUTATIONS = {
         "some = np.random.permutation(self.plan.dataset_size)\n"
         "            rows = some[: min(size, len(batch.indices) - offset)]",
         (FIT + "test_every_example_enters_an_update_once_at_most",),
+    ),
+    "an epoch that was begun not paid for": Mutation(
+        "accounting/events.py",
+        "return -(-updates // int(plan.updates_per_epoch or 1))",
+        "return max(1, updates // int(plan.updates_per_epoch or 1))",
+        (
+            "tests/accounting/test_balls_in_bins.py::"
+            "test_an_epoch_that_was_begun_counts_as_a_whole_one",
+        ),
+    ),
+    "an epoch that goes on in another fit": Mutation(
+        "run.py",
+        "            self.guard.ledger.close()",
+        "            pass",
+        (SCHEMES + "test_a_second_fit_begins_a_new_epoch_and_pays_for_it",),
+    ),
+    "balls thrown anew for every update": Mutation(
+        "run.py",
+        "            self.drawn = deque(batches)",
+        "            self.drawn = deque(batches[:1])",
+        (SCHEMES + "test_each_example_enters_one_update_of_an_epoch",),
+    ),
+    "a ledger on disk written after the count": Mutation(
+        "accounting/ledger.py",
+        "        if self._writer is not None:\n"
+        "            self._writer.counted(updates)\n"
+        "        self._counts[self._open] = updates\n"
+        "        self._updates += 1",
+        "        self._counts[self._open] = updates\n"
+        "        self._updates += 1\n"
+        "        if self._writer is not None:\n"
+        "            self._writer.counted(updates)",
+        (
+            "tests/accounting/test_ledger_file.py::"
+            "test_a_full_disk_refuses_the_update_and_leaves_a_sound_file",
+        ),
+    ),
+    "private metrics not charged": Mutation(
+        "run.py",
+        "            left = self.private_metrics.left_for_gradients(left, batch_size)",
+        "            pass",
+        (SHOWN + "test_gradients_get_more_noise_so_that_both_cost_what_is_stated",),
+    ),
+    "private metrics that are not cut to their bounds": Mutation(
+        "backend/jax/measuring.py",
+        "jnp.clip(rows, low, high)",
+        "rows",
+        (SHOWN + "test_one_example_moves_the_sums_by_at_most_half_each",),
     ),
     "one dropout mask for all examples": Mutation(
         "backend/jax/example.py",
