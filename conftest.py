@@ -9,8 +9,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import keras
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import keras_dp
+
+# The same examples in every run: a test fails because of a change, or not at all.
+settings.register_profile("repeatable", derandomize=True, database=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

@@ -116,8 +116,8 @@ MUTATIONS = {
     ),
     "the noisy count of an adaptive clip norm for free": Mutation(
         "run.py",
-        "return self.clip_rule.sum_noise_multiplier(plan.noise_multiplier, plan.batch_size)",
-        "return plan.noise_multiplier * (0.5 if self.clip_rule.name == 'adaptive' else 1.0)",
+        "return self.clip_rule.sum_noise_multiplier(left, batch_size)",
+        "return left * (0.5 if self.clip_rule.name == 'adaptive' else 1.0)",
         (CLIP_RULES + "test_the_noise_of_an_update_follows_the_rules_sensitivity[adaptive-False]",),
     ),
     "padding counted": Mutation(

@@ -151,7 +151,7 @@ def test_23_a_resumed_run_counts_all_once_and_repeats_no_noise(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt("stopped by hand")
 
     def run(callbacks):
         backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
@@ -159,7 +159,7 @@ def test_23_a_resumed_run_counts_all_once_and_repeats_no_noise(tmp_path):
         model.fit(*data(), batch_size=10, epochs=4, verbose=0, callbacks=[backup, *callbacks])
         return model
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped by hand"):
         run([Stop()])
     resumed = run([])
     assert resumed.ledger.updates == 16
