@@ -122,10 +122,19 @@ def ratio(event: BallsInBinsDpEvent, step: float, *, rough: bool = False) -> Rat
 
 
 def loss_distribution(
-    event: BallsInBinsDpEvent, step: float, *, rough: bool = False
+    event: BallsInBinsDpEvent, step: float, finest: float | None = None, *, rough: bool = False
 ) -> PrivacyLossDistribution:
-    """Return the privacy loss distribution of one epoch, on multiples of `step`."""
-    one = ratio(event, step, rough=rough)
+    """Return the privacy loss distribution of one epoch, on multiples of `step`.
+
+    Args:
+        event: The epoch.
+        step: The step, a power of two times `finest`.
+        finest: As for `ratio`, which may be known for it already; default `step`.
+        rough: As for `ratio`.
+    """
+    one = ratio(event, finest or step, rough=rough)
+    if one.step < step:
+        one = ratio(event, step, rough=rough)
     stride = round(one.step / step)
     lowest, highest = one.low * stride, (one.low + len(one.masses) - 1) * stride
     return PrivacyLossDistribution(

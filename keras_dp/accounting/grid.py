@@ -34,6 +34,7 @@ class Part:
         curve: Their curve, or an estimate of it.
         bound: An upper bound of it.
         width: Width of the losses of one event, where it is not a matter of arithmetic.
+        own_step: The step of the grid on which one event's losses lie already, if they do.
     """
 
     event: DpEvent
@@ -41,6 +42,7 @@ class Part:
     curve: Curve
     bound: Curve
     width: float = 0.0
+    own_step: float = 0.0
 
     @property
     def one(self) -> float:
@@ -80,7 +82,9 @@ def step(parts: Sequence[Part], *, rough: bool) -> float:
     """
     scale = _ROUGHER if rough else 1
     coarsest = min(_COARSEST_STEP, *map(_coarsest, parts), math.inf)
-    step = min(finest_step(rough=rough), coarsest)
+    finest = finest_step(rough=rough)
+    # Nothing is lost on a grid that all losses lie on. Steps are powers of two times the finest.
+    step = min(coarsest, *(part.own_step or finest for part in parts))
     one = max(part.one for part in parts)
     if one == math.inf:
         return math.inf

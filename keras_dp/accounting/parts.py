@@ -60,7 +60,7 @@ def _balls_in_bins(event: BallsInBinsDpEvent, count: int, rough: bool) -> grid.P
         return grid.Part(event, count, bound, bound, width=math.inf)
     one = balls_in_bins.ratio(event, grid.finest_step(rough=rough), rough=rough)
     curve = rdp.Curve(bound.orders, count * one.divergences(bound.orders))
-    return grid.Part(event, count, curve, bound, width=float(np.ptp(one.logs)))
+    return grid.Part(event, count, curve, bound, float(np.ptp(one.logs)), one.step)
 
 
 def _mixture(

@@ -81,7 +81,8 @@ class _Accountant(PLDAccountant):
         if not isinstance(event, BallsInBinsDpEvent):
             return super()._maybe_compose(event, count, do_compose)
         if do_compose:
-            epoch = balls_in_bins.loss_distribution(event, self._step, rough=self._rough)
+            finest = grid.finest_step(rough=self._rough)
+            epoch = balls_in_bins.loss_distribution(event, self._step, finest, rough=self._rough)
             self._pld = self._pld.compose(epoch.self_compose(count))
         return None
 
