@@ -92,7 +92,7 @@ def test_a_truncated_batch_is_never_larger_than_declared(draws):
     model.fit(*tiny_data(), batch_size=20, epochs=8, verbose=0)
     sizes = [len(batch.indices) for batch in draws]
     assert max(sizes) == 21
-    assert sizes.count(21) > 10
+    assert sizes.count(21) >= 3  # of 40, each with probability 0.44: missed once in 1e7
     assert min(sizes) < 20
     spent = model.privacy_spent(delta=DELTA).epsilon
     assert spent == expected_epsilon(40, "truncated_poisson", largest_batch=21)
