@@ -1,12 +1,13 @@
 """How the examples of an update are drawn, and what the accountant composes for it."""
 
+from keras_dp.sampling.arrays import ArraySource
 from keras_dp.sampling.balls_in_bins import BallsInBins
 from keras_dp.sampling.base import Sampler
 from keras_dp.sampling.full_batch import FullBatch
 from keras_dp.sampling.poisson import Poisson
 from keras_dp.sampling.registry import SAMPLERS, resolve
 from keras_dp.sampling.shuffle import Shuffle
-from keras_dp.sampling.source import ArraySource
+from keras_dp.sampling.source import Source
 from keras_dp.sampling.truncated_poisson import TruncatedPoisson
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Poisson",
     "Sampler",
     "Shuffle",
+    "Source",
     "TruncatedPoisson",
     "resolve",
 ]

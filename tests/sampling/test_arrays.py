@@ -1,7 +1,6 @@
-"""Data that can be read at any position, and what is refused."""
+"""Arrays are read by position; what is no array is refused."""
 
 import jax.numpy as jnp
-import keras
 import numpy as np
 import pytest
 
@@ -39,33 +38,36 @@ def test_validation_split_holds_out_the_end_as_keras_does():
         ArraySource(np.arange(10)).split(0.99)
 
 
-@pytest.mark.parametrize(
-    "y", [np.array([0, 1, 2, 1]), np.array([[0], [1], [2], [1]]), np.eye(3)[[0, 1, 2, 1]]]
-)
-def test_class_weight_gives_every_example_the_weight_of_its_class(y):
-    source = ArraySource(np.zeros((4, 1)), y, class_weight={1: 3.0, 2: 0.5})
-    np.testing.assert_array_equal(source.sample_weight, [1.0, 3.0, 0.5, 3.0])
-
-
-def test_one_weight_array_serves_all_outputs():
-    y = {"a": np.zeros(3), "b": np.zeros(3)}
-    source = ArraySource(np.zeros(3), y, np.arange(3.0))
-    assert set(source.sample_weight) == {"a", "b"}
-    np.testing.assert_array_equal(source.sample_weight["b"], [0, 1, 2])
-
-
-class Batches(keras.utils.PyDataset):
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        return np.zeros((2, 1)), np.zeros(2)
-
-
-@pytest.mark.parametrize("data", [(row for row in range(3)), Batches(), object()])
+@pytest.mark.parametrize("data", [object(), {"a": np.zeros(3), "b": (row for row in range(3))}])
 def test_data_without_positions_are_refused_with_the_remedy(data):
     with pytest.raises(NotPrivateError, match=r"read at any position.*NumPy arrays, memory maps"):
         ArraySource(data)
+
+
+def test_positions_are_read_in_any_order_several_times_or_not_at_all():
+    source = ArraySource({"a": np.arange(5.0)}, np.arange(10).reshape(5, 2))
+    x, y, _ = source.take(np.array([3, 0, 3]))
+    np.testing.assert_array_equal(x["a"], [3, 0, 3])
+    np.testing.assert_array_equal(y, [[6, 7], [0, 1], [6, 7]])
+    x, y, _ = source.take(np.zeros(0, np.int64))
+    assert (x["a"].shape, x["a"].dtype, y.shape) == ((0,), np.float32, (0, 2))
+    x, y, _ = source.take(np.array([[1, 2], [3, 4], [0, 0]]))
+    np.testing.assert_array_equal(x["a"], [[1, 2], [3, 4], [0, 0]])
+    assert y.shape == (3, 2, 2)
+
+
+def test_lists_and_texts_are_one_array_where_rows_are_preprocessed():
+    x = (["a b", "c"], np.array([b"d", b"e"]))
+    source = ArraySource(x, [1, 0], raw=True)
+    (first, second), y, _ = source.take(np.array([1]))
+    assert (first.tolist(), second.tolist(), y.tolist()) == (["c"], [b"e"], [0])
+    rest, (held_x, held_y, _) = source.split(0.5)
+    assert (rest.size, held_x[0].tolist(), held_y.tolist()) == (1, ["c"], [0])
+    nested = ArraySource({"text": ["a", "b"], "extra": None}, raw=True)
+    assert nested.take(np.array([0]))[0]["extra"] is None
+    for bad in ([[1, 2], [3]], [object(), object()], "one text"):
+        with pytest.raises(ValueError, match=r"`x` must|inhomogeneous"):
+            ArraySource(bad, raw=True)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,8 @@ def test_data_without_positions_are_refused_with_the_remedy(data):
         ({"x": 3.0}, "`x` must be an array of examples. Received: 3.0"),
         ({"x": np.array("a")}, r"one row for each example. Received shape \(\)"),
         ({"x": np.array([None, 1])}, "numeric.*dtype object"),
+        ({"x": np.array(["a", "b"])}, "numeric.*dtype <U1"),
+        ({"x": [0, 1]}, "Received: 0. Turn lists of numbers into NumPy arrays"),
         (
             {"x": np.zeros(2), "y": np.zeros(2), "sample_weight": np.ones(2), "class_weight": {}},
             "not both",
