@@ -3,6 +3,7 @@
 from keras_dp.sampling.arrays import ArraySource
 from keras_dp.sampling.balls_in_bins import BallsInBins
 from keras_dp.sampling.base import Sampler
+from keras_dp.sampling.examples import RandomAccess
 from keras_dp.sampling.full_batch import FullBatch
 from keras_dp.sampling.poisson import Poisson
 from keras_dp.sampling.registry import SAMPLERS, resolve
@@ -16,6 +17,7 @@ __all__ = [
     "BallsInBins",
     "FullBatch",
     "Poisson",
+    "RandomAccess",
     "Sampler",
     "Shuffle",
     "Source",
