@@ -9,6 +9,8 @@ from keras_dp.sampling.poisson import Poisson
 from keras_dp.sampling.registry import SAMPLERS, resolve
 from keras_dp.sampling.shuffle import Shuffle
 from keras_dp.sampling.source import Source
+from keras_dp.sampling.stream import PoissonStream, Stream
+from keras_dp.sampling.stream_source import StreamSource
 from keras_dp.sampling.truncated_poisson import TruncatedPoisson
 
 __all__ = [
@@ -17,10 +19,13 @@ __all__ = [
     "BallsInBins",
     "FullBatch",
     "Poisson",
+    "PoissonStream",
     "RandomAccess",
     "Sampler",
     "Shuffle",
     "Source",
+    "Stream",
+    "StreamSource",
     "TruncatedPoisson",
     "resolve",
 ]
