@@ -3,8 +3,10 @@
 from keras_dp.sampling.arrays import ArraySource
 from keras_dp.sampling.balls_in_bins import BallsInBins
 from keras_dp.sampling.base import Sampler
+from keras_dp.sampling.evaluation import evaluation_data
 from keras_dp.sampling.examples import RandomAccess
 from keras_dp.sampling.full_batch import FullBatch
+from keras_dp.sampling.kinds import as_source
 from keras_dp.sampling.poisson import Poisson
 from keras_dp.sampling.registry import SAMPLERS, resolve
 from keras_dp.sampling.shuffle import Shuffle
@@ -27,5 +29,7 @@ __all__ = [
     "Stream",
     "StreamSource",
     "TruncatedPoisson",
+    "as_source",
+    "evaluation_data",
     "resolve",
 ]
