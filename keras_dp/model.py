@@ -1,6 +1,6 @@
 """`DPModel`, `DPSequential` and `make_private`: Keras models that train privately."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -93,6 +93,11 @@ class WrappedDPModel(DPModel):
         if mask is not None:
             arguments["mask"] = mask
         return self.model(inputs, **arguments)
+
+    @property
+    def row_preprocessing(self) -> Callable[..., Any] | None:
+        """The preprocessing of a wrapped KerasHub task, or `None`."""
+        return getattr(self.model, "preprocess_samples", None)
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, with the wrapped model's."""

@@ -12,7 +12,8 @@ from keras_dp.errors import NotPrivateError
 from keras_dp.optimizers import DPOptimizer
 from keras_dp.plan import PrivacyPlan, updates_per_epoch
 from keras_dp.run import PrivateRun
-from keras_dp.sampling import ArraySource, Sampler
+from keras_dp.sampling import Sampler, Source
+from keras_dp.sampling.rows import Rows
 from keras_dp.types import Tree
 
 FEWEST_EXAMPLES = 32
@@ -58,12 +59,14 @@ def check_shuffle(shuffle: Any) -> None:
 
 
 def choose_batch_size(
-    batch_size: int | None, steps_per_epoch: int | None, source: ArraySource, sampler: Sampler
+    batch_size: int | None, steps_per_epoch: int | None, source: Source, sampler: Sampler
 ) -> int:
     """Return the declared batch size, with Keras' defaults where it is not given."""
     size = source.size
     if isinstance(sampler, sampling.FullBatch):
         chosen = size if batch_size is None else batch_size
+    elif batch_size is None and source.batch_size is not None:
+        chosen = source.batch_size
     elif batch_size is None:
         chosen = math.ceil(size / steps_per_epoch) if steps_per_epoch else min(32, size)
     else:
@@ -73,15 +76,15 @@ def choose_batch_size(
     return chosen
 
 
-def steps_of_epoch(dataset_size: int, batch_size: int, steps_per_epoch: int | None) -> int:
+def steps_of_epoch(source: Source, batch_size: int, steps_per_epoch: int | None) -> int:
     """Return the number of updates in an epoch of `fit`."""
     if steps_per_epoch is not None:
         return validation.positive_int("steps_per_epoch", steps_per_epoch)
-    return updates_per_epoch(dataset_size, batch_size)
+    return source.updates_per_epoch or updates_per_epoch(source.size, batch_size)
 
 
 def plan_run(
-    model: Any, source: ArraySource, sampler: Sampler | None, batch_size: int, guard: BudgetGuard
+    model: Any, source: Source, sampler: Sampler | None, batch_size: int, guard: BudgetGuard
 ) -> PrivateRun:
     """Put together the plan of a `fit`, or of one batch when there is no sampler."""
     optimizer, budget = model.optimizer, model.budget
@@ -106,6 +109,7 @@ def plan_run(
         seeded=optimizer.seed is not None,
         private_metrics=0 if model.private_metrics is None else len(model.private_metrics.names),
         **({} if sampler is None else sampler.plan_settings(batch_size, source.size)),
+        **source.plan_settings(),
     )
     if noise_multiplier is None and budget is None:
         raise ValueError(
@@ -155,6 +159,16 @@ def preparation_key(model: Any, rows: Tree) -> tuple[Any, ...]:
     shapes = [(a.shape[1:], str(a.dtype)) for a in keras.tree.flatten(rows) if a is not None]
     structure = str(keras.tree.map_structure(lambda a: a is None, rows))
     return (structure, shapes, [variable.trainable for variable in model.variables])
+
+
+def check_targets(model: Any, rows: Rows) -> None:
+    """Refuse data without targets for a loss that compares with them."""
+    if model._compile_loss is not None and rows[1] is None:
+        raise ValueError(
+            "The model was compiled with a loss, which needs targets, but the data give none. Pass "
+            "`y`, or data that give `(x, y)`. A model that calls `add_loss`, or has a "
+            "`compute_loss` of its own, is compiled without `loss`."
+        )
 
 
 def check_state(model: Any, data_dependent: tuple[int, ...]) -> None:

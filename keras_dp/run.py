@@ -13,8 +13,9 @@ from keras_dp.clipping import ClipRule
 from keras_dp.errors import PrivacyBudgetExceeded
 from keras_dp.plan import Budget, PrivacyPlan
 from keras_dp.private_metrics import PrivateMetrics
-from keras_dp.sampling import ArraySource, Sampler
+from keras_dp.sampling import Sampler, Source, StreamSource
 from keras_dp.sampling.base import checked, update_rng
+from keras_dp.sampling.rows import count
 from keras_dp.step import Mechanism, Microbatch
 from keras_dp.types import SampledBatch
 
@@ -40,7 +41,7 @@ class PrivateRun:
     """
 
     plan: PrivacyPlan
-    source: ArraySource
+    source: Source
     sampler: Sampler | None
     guard: BudgetGuard
     clip_rule: ClipRule
@@ -59,6 +60,7 @@ class PrivateRun:
                 all fit and no callback asks for a clean stop.
         """
         self._sum_noise_multiplier()  # refuses a count that leaves nothing for the sum
+        self.source.open(updates)
         if self.plan.updates_per_epoch is not None:  # a new epoch is drawn, and paid for
             self.guard.ledger.close()
         allowed = self.guard.allowance(self.plan, at_most=updates)
@@ -90,14 +92,17 @@ class PrivateRun:
         return self.remaining == 0
 
     def draw(self) -> SampledBatch:
-        """Draw the examples of the update that was admitted last."""
+        """Draw the examples of the update that was admitted last, or take a stream's next batch."""
+        if isinstance(self.source, StreamSource):
+            return SampledBatch(np.arange(count(self.source.next_batch())))
         if self.sampler is None:
             return SampledBatch(np.arange(self.source.size))
         if not self.drawn:
             rng = update_rng(self.seed, self.guard.ledger.updates)
             batches = self.sampler.draw(rng, self.plan.batch_size, self.plan.dataset_size)
             self.drawn = deque(batches)
-        return checked(self.drawn.popleft(), self.plan.dataset_size)
+        drawn = checked(self.drawn.popleft(), self.plan.dataset_size)
+        return SampledBatch(self.source.arrange(drawn.indices))
 
     def mechanism(self) -> Mechanism:
         """Return clip, noise, divisor and a fresh key for the update that was admitted last."""
@@ -191,8 +196,9 @@ def _spent_message(budget: Budget, guard: BudgetGuard) -> str:
 
 
 def _pad(rows: np.ndarray, size: int) -> np.ndarray:
-    """Fill up with position 0; the rows it adds are masked out."""
-    return np.concatenate([rows, np.zeros(size - len(rows), np.int64)])
+    """Fill up with the last position, which is read anyway; the rows it adds are masked out."""
+    last = rows[-1] if len(rows) else 0
+    return np.concatenate([rows, np.full(size - len(rows), last, np.int64)])
 
 
 def _capacity(plan: PrivacyPlan, size: int) -> int:

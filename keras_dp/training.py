@@ -7,23 +7,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_dp import accounting, backend, planning, step, validation, watching
 from keras_dp.accounting import BudgetGuard, PrivacySpent, PrivacyStatement
 from keras_dp.clipping import Report
 from keras_dp.errors import NotPrivateError
+from keras_dp.evaluating import Evaluating
 from keras_dp.executor import UpdateFunction
 from keras_dp.fitting import Opening, Updates, with_opening
 from keras_dp.plan import Budget
 from keras_dp.private_metrics import PrivateMetrics
 from keras_dp.run import PrivateRun
-from keras_dp.sampling import ArraySource, Poisson, Sampler, resolve
+from keras_dp.sampling import Poisson, Sampler, Source, as_source, resolve
 from keras_dp.showing import MetricsShowing
 from keras_dp.storing import LedgerStoring
 
 
-class PrivateTraining(MetricsShowing, LedgerStoring):
+class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
     """Mixin for `keras.Model` classes: `compile`, `fit` and `train_on_batch` train privately.
 
     Everything that does not train (`evaluate`, `predict`, layers, saving) is Keras' own.
@@ -55,7 +55,8 @@ class PrivateTraining(MetricsShowing, LedgerStoring):
             *args: Further arguments of `keras.Model.compile`: `loss`, `loss_weights`, `metrics`.
             budget: `Budget(epsilon, delta)` that no update may pass, or `None` for no limit.
             sampling: How an update's examples are drawn: `"poisson"` (default), `"full_batch"` or
-                a `keras_dp.sampling` object.
+                a `keras_dp.sampling` object; or what you state about a stream of batches, with
+                `keras_dp.sampling.Stream(...)` or `PoissonStream(...)`.
             microbatch_size: Examples on the device at a time; `None` (default): as many as fit the
                 memory, or a CPU's caches. It changes speed and memory, never the result.
             private_metrics: `keras_dp.PrivateMetrics(...)` to show noised means in the training
@@ -125,15 +126,18 @@ class PrivateTraining(MetricsShowing, LedgerStoring):
         A step is an update. An epoch is `round(n / batch_size)` updates, or `steps_per_epoch`.
 
         Args:
-            x: Training inputs that can be read at any position: arrays, or a nested structure.
-            y: Targets, likewise.
-            batch_size: Expected number of examples in an update, default 32 as in Keras, or all
-                of them with `sampling="full_batch"`.
+            x: Training data that can be read at any position: arrays or a nested structure of
+                them, a `keras.utils.PyDataset`, or data that give single examples, such as those
+                of Grain, TFDS and PyTorch. With `sampling=keras_dp.sampling.Stream(...)`: an
+                iterable of batches.
+            y: Targets, where `x` is arrays.
+            batch_size: Expected number of examples in an update. Default: the length of the
+                batches where data come in batches, all with `sampling="full_batch"`, else 32.
             epochs: Number of the last epoch.
             verbose: As in Keras.
             callbacks: As in Keras; steps and batches that they count are updates.
             validation_split: Fraction of the data, taken from its end, that is held out.
-            validation_data: As in Keras.
+            validation_data: As in Keras, or any data that `x` may be.
             shuffle: Must be true: the examples of an update are drawn at random.
             class_weight: Dict from class index to weight.
             sample_weight: Weights of the examples.
@@ -158,12 +162,13 @@ class PrivateTraining(MetricsShowing, LedgerStoring):
         """
         planning.check_compiled(self)
         planning.check_shuffle(shuffle)
-        source = ArraySource(x, y, sample_weight, class_weight)
+        data = (x, y, sample_weight, class_weight)
+        source = self._source(*data, sampler=self.sampler, steps_per_epoch=steps_per_epoch)
         split = bool(validation_split) and validation_data is None
         if split:
             source, validation_data = source.split(validation_split)
         batch_size = planning.choose_batch_size(batch_size, steps_per_epoch, source, self.sampler)
-        steps = planning.steps_of_epoch(source.size, batch_size, steps_per_epoch)
+        steps = planning.steps_of_epoch(source, batch_size, steps_per_epoch)
         self._prepare(source)
         run = planning.plan_run(self, source, self.sampler, batch_size, self._guard)
         shown = () if self.private_metrics is None else self.private_metrics.names
@@ -175,7 +180,7 @@ class PrivateTraining(MetricsShowing, LedgerStoring):
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=with_opening(callbacks, opening, self),
-                validation_data=validation_data,
+                validation_data=self.held_out(validation_data, validation_batch_size or batch_size),
                 shuffle=False,
                 initial_epoch=initial_epoch,
                 validation_steps=validation_steps,
@@ -212,12 +217,12 @@ class PrivateTraining(MetricsShowing, LedgerStoring):
             is unknown. `fit` draws its own batches and pays much less.
         """
         planning.check_compiled(self)
-        source = ArraySource(x, y, sample_weight, class_weight)
+        source = self._source(x, y, sample_weight, class_weight, sampler=None)
         self._prepare(source)
         run = planning.plan_run(self, source, None, source.size, self._guard)
         planning.check_noise_settled(run)
         with self._running(run):
-            return super().train_on_batch(*source.data, return_dict=return_dict)
+            return super().train_on_batch(*source.first(), return_dict=return_dict)
 
     def train_step(self, state: step.State, data: Any) -> tuple[dict[str, Any], step.State]:
         """Make one whole private update; called by the train function, not by users.
@@ -331,7 +336,7 @@ class PrivateTraining(MetricsShowing, LedgerStoring):
             ValueError: when the model is not compiled.
         """
         planning.check_compiled(self)
-        self._prepare(ArraySource(x, y, sample_weight, None))
+        self._prepare(self._source(x, y, sample_weight, sampler=self.sampler))
         return self._traced.report
 
     @contextlib.contextmanager
@@ -350,9 +355,13 @@ class PrivateTraining(MetricsShowing, LedgerStoring):
     def _get_regularization_losses(self) -> list[Any]:
         return [] if self._one_example else self.regularization_losses()
 
-    def _prepare(self, source: ArraySource) -> None:
+    def _source(self, *data: Any, **settings: Any) -> Source:
+        return as_source(*data, **settings, preprocess=self.row_preprocessing)
+
+    def _prepare(self, source: Source) -> None:
         """Build all that is unbuilt and refuse what cannot be private, before any update."""
-        rows = source.take(np.arange(min(2, source.size)))
+        rows = source.first()
+        planning.check_targets(self, rows)
         self._symbolic_build(data_batch=rows)
         key = planning.preparation_key(self, rows)
         if key == self._prepared_for:

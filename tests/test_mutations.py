@@ -31,6 +31,7 @@ SITES = "tests/clipping/rules/"
 CLIP_RULES = "tests/clipping/test_clip_rules.py::"
 FIT = "tests/training/test_fit.py::"
 REFUSALS = "tests/training/test_refusals.py::"
+SAMPLING = "tests/sampling/"
 NOISE = "tests/test_noise.py::"
 EQUALS = "tests/training/test_equals_keras.py::"
 SCHEMES = "tests/training/test_sampling_schemes.py::"
@@ -272,6 +273,43 @@ MUTATIONS = {
         "return [] if self._one_example else self.regularization_losses()",
         "return self.regularization_losses()",
         (EQUALS + "test_update_without_clip_and_noise_equals_keras[functional_cnn-SGD]",),
+    ),
+    "rows of other examples": Mutation(
+        "sampling/examples.py",
+        "leaf[places]",
+        "leaf[::-1][places]",
+        (SAMPLING + "test_examples.py",),
+    ),
+    "rows of other batches": Mutation(
+        "sampling/py_dataset.py",
+        "self._last_read[0] != number",
+        "False",
+        (SAMPLING + "test_py_dataset.py",),
+    ),
+    "preprocessing that mixes examples": Mutation(
+        "sampling/preprocessing.py",
+        "        return together\n",
+        "        return True\n",
+        (SAMPLING + "test_preprocessing.py::test_another_example_changes_no_row",),
+    ),
+    "an example in several updates of a pass of a stream": Mutation(
+        "sampling/stream_source.py",
+        "            self._check_length()\n",
+        "",
+        (SAMPLING + "test_stream.py",),
+    ),
+    "more examples in a pass of a stream than stated": Mutation(
+        "sampling/stream_source.py",
+        "self._seen > self.size",
+        "False",
+        (SAMPLING + "test_stream.py",),
+    ),
+    "a stream taken for random draws": Mutation(
+        "sampling/kinds.py",
+        "        sampler = _checked_sampler(x, sampler)\n",
+        "        from keras_dp.sampling.stream import Stream\n"
+        "        sampler = Stream(dataset_size=40, updates_per_epoch=5)\n",
+        (SAMPLING + "test_kinds.py",),
     ),
 }
 
