@@ -21,13 +21,15 @@ export KERAS_BACKEND := jax
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-oldest test-newest test-zoo demo data format clean
+.PHONY: help test test-oldest test-newest test-sources test-zoo demo data format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make test    install, lint, type-check and test (coverage of at least 95 %)"
 	@echo "make test-oldest, make test-newest"
 	@echo "             the same with the oldest or the newest JAX, in a virtual environment each"
+	@echo "make test-sources"
+	@echo "             data of PyTorch, TensorFlow and KerasHub, which it installs"
 	@echo "make test-zoo"
 	@echo "             $(ZOO) random Keras models and the backbones of KerasCV and KerasHub; slow"
 	@echo "make demo    install and train a private Fashion-MNIST classifier"
@@ -52,6 +54,9 @@ test-newest:
 	@$(MAKE) VENV=$(VENV)-newest $(VENV)-newest/.installed-test
 	$(VENV)-newest/bin/python -m pip install --quiet --upgrade jax
 	$(VENV)-newest/bin/python -m pytest $(PYTEST_ARGS)
+
+test-sources: $(VENV)/.installed-sources
+	KERAS_DP_SOURCES=1 TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest $(PYTEST_ARGS) tests/sources
 
 test-zoo: $(VENV)/.installed-zoo
 	KERAS_DP_ZOO=$(ZOO) KERAS_DP_ZOO_REPORT=$(ZOO_REPORT) \
