@@ -15,18 +15,18 @@ import keras_dp
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PAGES = sorted({*ROOT.glob("*.md"), ROOT / "keras_dp/README.md", *(ROOT / "docs").rglob("*.md")})
-FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 README_TIMEOUT = 300  # seconds, for a machine that does other things too
 
 
 def python_blocks(page):
-    """Return (line, code) of every block marked as Python."""
+    """Return (line, code) of every block of Python that needs no further library."""
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     return [
-        (text.count("\n", 0, match.start()) + 1, match[2])
+        (text.count("\n", 0, match.start()) + 1, match[3])
         for match in FENCE.finditer(text)
-        if match[1] in {"python", "py"}
+        if match[1] in {"python", "py"} and "needs=" not in match[2]
     ]
 
 
