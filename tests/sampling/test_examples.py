@@ -189,4 +189,4 @@ def test_grain_data_sets_are_read_before_they_are_batched_or_repeated():
         with pytest.raises(NotPrivateError, match=message):
             ExampleSource(lost)
         with pytest.raises(NotPrivateError, match=message):
-            ExampleSource(sampling.RandomAccess(lost))
+            ExampleSource(sampling.RandomAccess(sampling.RandomAccess(lost)))
