@@ -91,6 +91,15 @@ def test_another_example_changes_no_row(function):
     assert (function(X)[others] != function(changed)[others]).any()
 
 
+def test_a_function_whose_shapes_follow_the_batch_is_called_for_one_at_a_time():
+    def against_all(x, y, weight):
+        return x @ x.T, y
+
+    with pytest.warns(UserWarning, match="one example at a time"):
+        x, _, _ = Preprocessing(against_all)(rows())
+    np.testing.assert_allclose(x[:, 0], (X**2).sum(1))
+
+
 def test_padding_to_the_longest_of_a_batch_is_no_layout_for_single_examples():
     def pad(x, y, weight):
         longest = max(len(text.split()) for text in x)
