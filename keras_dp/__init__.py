@@ -19,6 +19,7 @@ __all__ = [
     "__version__",
     "accounting",
     "applications",
+    "auditing",
     "callbacks",
     "clipping",
     "make_private",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 try:
-    from keras_dp import applications, callbacks, clipping, optimizers, sampling
+    from keras_dp import applications, auditing, callbacks, clipping, optimizers, sampling
     from keras_dp.model import DPModel, DPSequential, make_private
     from keras_dp.private_metrics import PrivateMetrics
 except ImportError as error:

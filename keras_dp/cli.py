@@ -1,4 +1,4 @@
-"""The command line: `keras-dp epsilon`, `keras-dp noise` and `keras-dp updates`."""
+"""The command line: `keras-dp epsilon`, `noise` and `updates`, and `keras-dp audit`."""
 
 import argparse
 import json
@@ -6,7 +6,11 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
 
 from keras_dp import accounting, validation
 from keras_dp.accounting.wording import rounded_up
@@ -34,6 +38,17 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "dataset_size": {"type": int, "help": "number of training examples"},
 }
 
+_AUDIT_OPTIONS: dict[str, dict[str, Any]] = {
+    "delta": {"type": float, "help": "delta (default: that of the model's budget)"},
+    "canaries": {"type": int, "default": 1000, "help": "number of canaries (default: %(default)s)"},
+    "kind": {"default": "gradient", "help": "gradient or input canaries (default: %(default)s)"},
+    "confidence": {"type": float, "default": 0.95, "help": "confidence (default: %(default)s)"},
+    "batch_size": {"type": int, "help": "expected number of examples in an update"},
+    "epochs": {"type": int, "default": 1, "help": "number of epochs (default: %(default)s)"},
+    "runs": {"type": int, "help": "training runs among which canaries are divided"},
+    "seed": {"type": int, "help": "makes the audit repeatable"},
+}
+
 _QUESTIONS = {
     "epsilon": _Question(
         accounting.epsilon,
@@ -57,13 +72,14 @@ _QUESTIONS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Answer one question of privacy accounting on the command line.
+    """Answer a question of privacy accounting, or audit a model, on the command line.
 
     Args:
         argv: The arguments; None for those of the process.
 
     Returns:
-        The exit code: 0, or 2 for bad arguments, which are explained on standard error.
+        The exit code: 0, 1 where an audit refutes the claimed epsilon, or 2 for bad arguments,
+        which are explained on standard error.
 
     Example:
         >>> from keras_dp import cli
@@ -77,9 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help, --version, or a message that was printed already
         return int(stop.code or 0)
     try:
+        if arguments.question == "audit":
+            return _audit(arguments)
         settings = _settings(arguments)
         answer = _QUESTIONS[arguments.question].answer(**settings)
-    except ValueError as error:
+    except (ValueError, ImportError, OSError) as error:
         print(f"keras-dp {arguments.question}: error: {error}", file=sys.stderr)
         return 2
     print(_report(arguments, settings, answer))
@@ -92,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     questions = parser.add_subparsers(dest="question", required=True, metavar="QUESTION")
     for name, question in _QUESTIONS.items():
         _add_options(questions.add_parser(name, help=question.about, description=question.about))
+    about = "measure how much training a saved model tells about examples, beside its claim"
+    _add_audit_options(questions.add_parser("audit", help=about, description=about))
     return parser
 
 
@@ -128,6 +148,49 @@ def _add_number_of_updates(parser: argparse.ArgumentParser) -> None:
     number.add_argument(
         "--epochs", type=int, help="instead: epochs of round(dataset size / batch size) updates"
     )
+
+
+def _add_audit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a compiled DPModel in a .keras file")
+    parser.add_argument("data", type=Path, help="an .npz file with arrays x and y")
+    for option, settings in _AUDIT_OPTIONS.items():
+        parser.add_argument(_flag(option), **settings)
+    parser.add_argument("--plot", type=Path, help="draw scores and bound into this file")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    """Audit the model in a file, print the report and return the exit code."""
+    from keras_dp import auditing  # needs Keras, which the other questions do without
+
+    x, y = _arrays(arguments.data)
+    model = _model(arguments.model)
+    settings = {option: getattr(arguments, option) for option in _AUDIT_OPTIONS}
+    report = auditing.audit(model, x, y, **settings)
+    if arguments.plot is not None:
+        report.plot(arguments.plot)
+    print(json.dumps(report.to_dict()) if arguments.json else report)
+    return int(report.violated)
+
+
+def _arrays(path: Path) -> tuple[Any, Any]:
+    try:
+        with np.load(path) as data:
+            arrays = dict(data)
+    except (BadZipFile, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no .npz file of plain arrays. ({error})") from error
+    if "x" not in arrays:
+        raise ValueError(f"{path} must hold an array `x`, and `y`. It holds: {sorted(arrays)}.")
+    return arrays["x"], arrays.get("y")
+
+
+def _model(path: Path) -> Any:
+    import keras
+
+    try:
+        return keras.saving.load_model(path)
+    except TypeError as error:  # a class that is not registered
+        raise ValueError(f"{path} cannot be loaded by itself: {error}") from error
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:

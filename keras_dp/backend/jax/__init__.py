@@ -8,7 +8,7 @@ from keras_dp.backend.jax.compiling import (
     repeat,
     zeros_for,
 )
-from keras_dp.backend.jax.example import example_loss, regularization_gradient
+from keras_dp.backend.jax.example import example_loss, example_losses, regularization_gradient
 from keras_dp.backend.jax.measuring import measure, observe, report, show
 from keras_dp.backend.jax.memory import microbatch_memory
 from keras_dp.backend.jax.state import ExampleTrace, trace_example
@@ -17,6 +17,7 @@ __all__ = [
     "ExampleTrace",
     "compile_function",
     "example_loss",
+    "example_losses",
     "hold_state",
     "loops_on_device",
     "measure",

@@ -1,15 +1,20 @@
 """The loss of one example, as a pure function of the trainable weights."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
+import numpy as np
 
 from keras_dp.types import Tree
 
 SEED_STATE = "seed_generator_state"
+
+EVALUATED_TOGETHER = 256
+"""Examples whose losses are computed at a time."""
 
 
 def example_loss(
@@ -53,6 +58,44 @@ def example_loss(
         return loss.astype(jnp.float32), outputs
 
     return loss_fn
+
+
+def example_losses(model: Any, rows: Tree) -> Any:
+    """Return every example's loss as `evaluate` would compute it for that example alone.
+
+    Args:
+        model: A compiled `keras.Model`, private or not.
+        rows: `(x, y, sample_weight)`, each leaf with one row for each example.
+
+    Returns:
+        NumPy array of shape `(examples,)`.
+    """
+    model._symbolic_build(data_batch=jax.tree.map(lambda a: a[:2], rows))
+    state = [
+        [variable.value for variable in variables]
+        for variables in (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.metrics_variables,
+        )
+    ]
+    alone = getattr(model, "example_by_example", contextlib.nullcontext)
+
+    def loss_of(state: list[Any], example: Tree) -> Any:
+        x, y, weight = jax.tree.map(lambda a: a[None], example)
+        with alone():
+            loss, _ = model.compute_loss_and_updates(
+                *state, x, y, weight, training=False, optimizer_variables=[]
+            )
+        return loss.astype(jnp.float32)
+
+    losses = jax.jit(jax.vmap(loss_of, (None, 0)))
+    size = len(jax.tree.leaves(rows)[0])
+    parts = [
+        losses(state, jax.tree.map(lambda a, s=start: a[s : s + EVALUATED_TOGETHER], rows))
+        for start in range(0, size, EVALUATED_TOGETHER)
+    ]
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def _own_randomness(model: Any, non_trainable: list[Any], position: Any) -> list[Any]:
