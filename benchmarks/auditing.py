@@ -117,7 +117,7 @@ def seeds_of_true_pipeline(seeds):
         }
         print(
             f"{pipeline}: claimed {claimed:.2f}, bounds mean {bounds.mean():.2f} "
-            f"({bounds.mean() / claimed:.0%}), least {bounds.min():.2f}, largest {bounds.max():.2f}, "
+            f"({bounds.mean() / claimed:.0%}), from {bounds.min():.2f} to {bounds.max():.2f}, "
             f"{(bounds > claimed).sum()} of {seeds} above; "
             + ", ".join(f"{name} {mean:.2f}" for name, mean in others.items())
             + f"; {(time.perf_counter() - start) / seeds:.1f} s each",
@@ -132,7 +132,8 @@ def _half(sums, key, stddev):
 def _missing(position):
     def add_noise(sums, key, stddev):
         noisy = TRUE_NOISE(sums, key, stddev)
-        return [total if i == position else n for i, (total, n) in enumerate(zip(sums, noisy))]
+        noisy[position] = sums[position]
+        return noisy
 
     return add_noise
 

@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_dp import accounting, planning, validation
-from keras_dp.accounting import Release
+from keras_dp import planning, validation
 from keras_dp.auditing.bounds import METHODS, lower_bound, strongest_refuted
-from keras_dp.auditing.evidence import measured_noise, present
+from keras_dp.auditing.evidence import Case, Evidence, measured_noise, present
 from keras_dp.auditing.model import copy_of
 from keras_dp.auditing.report import AuditReport
 from keras_dp.auditing.tradeoff import ClaimedFamily
@@ -100,37 +99,45 @@ def audit(
     return _report(setup, KINDS[kind](setup), kind, delta, confidence)
 
 
-def _report(
-    setup: Setup, outcome: Outcome, kind: str, delta: float, confidence: float
-) -> AuditReport:
-    """Bound epsilon from what the runs gave."""
-    family = ClaimedFamily(outcome.plan, outcome.updates, delta)
-    release = Release(outcome.plan, outcome.updates, "audit")
-    case = present(outcome)
+def bound(
+    case: Case, family: ClaimedFamily, delta: float, confidence: float
+) -> tuple[float, Evidence]:
+    """Return the lower bound on epsilon that all attacks together give, and the one that gave it.
+
+    Args:
+        case: The attacks.
+        family: The claimed mechanism with more or less noise.
+        delta: Float in (0, 1).
+        confidence: Float in (0, 1).
+    """
     parts = (1 - confidence) * np.array([one.part for one in case.attacks])
     guesses = [one.guesses for one in case.attacks]
     strength, which = strongest_refuted(family, METHODS[case.method], guesses, parts)
+    return family.epsilon(strength, delta) if strength else 0.0, case.attacks[which]
+
+
+def _report(
+    setup: Setup, outcome: Outcome, kind: str, delta: float, confidence: float
+) -> AuditReport:
+    """Bound epsilon from what the runs gave, beside what the ledger says of one of them."""
+    family = ClaimedFamily(outcome.plan, outcome.updates, delta)
+    case = present(outcome)
+    epsilon, given_by = bound(case, family, delta, confidence)
+    settings: dict[str, Any] = {"delta": delta, "confidence": confidence, "family": family}
     return AuditReport(
         kind=kind,
-        epsilon=family.epsilon(strength, delta) if strength else 0.0,
-        claimed_epsilon=accounting.spent([release], delta),
+        epsilon=epsilon,
+        claimed_epsilon=family.epsilon(1.0, delta),
         delta=delta,
         confidence=confidence,
         canaries=len(outcome.included),
         runs=setup.runs,
         updates=outcome.updates,
         method=case.method,
-        statistic=case.attacks[which].name,
-        guesses=guesses[which],
+        statistic=given_by.name,
+        guesses=given_by.guesses,
         other_bounds={
-            name: lower_bound(
-                case.scores,
-                outcome.included,
-                delta=delta,
-                confidence=confidence,
-                method=name,
-                family=family,
-            ).epsilon
+            name: lower_bound(case.scores, outcome.included, method=name, **settings).epsilon
             for name in ("f_dp", "one_run")
             if name != case.method
         },
@@ -183,7 +190,7 @@ def _setup(
     """Copy the model, divide the canaries among runs and settle the batch size."""
     if kind == "input" and source.y is None:
         raise ValueError("Input canaries have another example's targets: `y` must be given.")
-    copy = copy_of(model, source.take(np.arange(1))[0])
+    copy = copy_of(model, source.take(np.arange(min(2, source.size))))
     room = canaries
     if kind == "gradient":
         room = sum(int(np.prod(variable.shape)) for variable in copy.trainable_variables)
@@ -200,5 +207,6 @@ def _setup(
     if isinstance(model.sampler, FullBatch):
         size = examples
     else:
-        size = validation.positive_int("batch_size", batch_size or min(32, examples))
+        size = min(32, examples) if batch_size is None else batch_size
+        size = validation.positive_int("batch_size", size)
     return Setup(model, copy, source, each, runs, size, epochs, seed)

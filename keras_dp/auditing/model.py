@@ -47,8 +47,11 @@ class AuditedModel(DPModel):
         training: bool = True,
     ) -> Any:
         """Return the loss of one example, as private training asks for it."""
+        # What layers added to the loss in the forward pass Keras hands to the outer model only.
+        self.model._losses_override = list(self._losses_override)
         with self.model.example_by_example():
             loss = self.model._compute_loss(x["x"], y, y_pred, sample_weight, training=training)
+        self.model._losses_override = []
         canary = x["canary"]
         own = self.scale * self._weights_at(canary)
         return ops.where(canary[0, 0] == REAL, ops.cast(loss, "float32"), ops.sum(own))
@@ -71,28 +74,28 @@ class AuditedModel(DPModel):
         return total
 
 
-def copy_of(model: Any, x: Tree) -> DPModel:
+def copy_of(model: Any, rows: Tree) -> DPModel:
     """Return a copy of a compiled private model with a ledger of its own.
 
     Args:
         model: A `DPModel`. Neither it nor its weights, optimizer and ledger are touched.
-        x: A few inputs, to build what is not built.
+        rows: `(x, y, sample_weight)` of a few examples, to build what is not built.
 
     Raises:
         ValueError: when the model's class cannot be rebuilt from its configuration.
     """
-    config = keras.saving.serialize_keras_object(model)
-    config.pop("compile_config", None)  # the ledger is in there, and functions that have no name
     known = {type(model).__name__: type(model)}
     try:
+        config = keras.saving.serialize_keras_object(model)
+        config.pop("compile_config", None)  # the ledger is there, and functions without a name
         copy = keras.saving.deserialize_keras_object(config, custom_objects=known, safe_mode=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(
             f"The audit trains a copy of the model, and `{type(model).__name__}` cannot be rebuilt "
-            f"from `get_config()`. Implement `get_config` and `from_config`. ({error})"
+            f"from `get_config()`. Implement `get_config` and `from_config`."
         ) from error
     if not copy.built:
-        copy(x)
+        copy(rows[0])
     if model.built:
         copy.set_weights(model.get_weights())
     for own, theirs in zip(copy._flatten_layers(), model._flatten_layers(), strict=True):
@@ -103,4 +106,5 @@ def copy_of(model: Any, x: Tree) -> DPModel:
         loss=settings["loss"],
         loss_weights=settings["loss_weights"],
     )
+    copy._symbolic_build(data_batch=rows)
     return copy

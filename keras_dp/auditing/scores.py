@@ -18,8 +18,9 @@ Ints = npt.NDArray[np.int64]
 
 _LEAST_NOISE = 1e-3
 _NEARLY = 0.75
-_NORMAL_DIFFERENCE = 0.6745 * 2**0.5
-"""Median of the absolute difference of two independent standard normal numbers."""
+_NORMAL_DEVIATION = 0.6745
+"""Median of the absolute value of a standard normal number; of the difference of two of them it is
+larger by the root of 2."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def measured_noise(seen: Seen) -> Floats:
     measured = np.empty(seen.sums.shape[1])
     for variable in np.unique(seen.variables):
         here = seen.variables == variable
-        measured[here] = np.median(differences[:, here]) / _NORMAL_DIFFERENCE
+        measured[here] = np.median(differences[:, here]) / (2**0.5 * _NORMAL_DEVIATION)
     return measured
 
 
@@ -109,10 +110,15 @@ def fixed_place(seen: Seen) -> Scored:
 
 
 def same_place(seen: Seen) -> Scored:
-    """Score by an unknown update that is the same in every epoch, as after one shuffling."""
+    """Score by an unknown update that is the same in every epoch, as after one shuffling.
+
+    What the ordinary examples of a batch add is then the same in every epoch too, so the deviation
+    is the one that is seen.
+    """
     folded = _folded(seen)
     epochs = len(seen.sums) // seen.steps
-    ratios = _log_ratios(folded, epochs * seen.signal, np.asarray(seen.noise * epochs**0.5))
+    deviation = np.median(np.abs(folded - np.median(folded))) / _NORMAL_DEVIATION
+    ratios = _log_ratios(folded, epochs * seen.signal, max(deviation, _LEAST_NOISE))
     return Scored(np.logaddexp.reduce(ratios, axis=0) - np.log(seen.steps), 0.0)
 
 

@@ -30,10 +30,10 @@ MOST_MU = 60.0
 """Beyond it a Gaussian mechanism hides nothing that a double can show."""
 
 _GRID_STEP = 1e-3
-_MOST_GRID_POINTS = 20_000
+_GRID_POINTS_OF_ONE_UPDATE = 3_000
 _LEAST_NOISE = 0.1
 _LEAST_DELTA = 1e-12
-_PROFILE_POINTS = 200
+_PROFILE_POINTS = 150
 
 
 class TradeOff(abc.ABC):
@@ -255,7 +255,7 @@ def _subsampled(event: PoissonSampledDpEvent, updates: int) -> Profile:
     """Return the trade-off function of a composition of sampled Gaussian mechanisms."""
     noise = event.event.noise_multiplier
     range_of_one = 8 / noise + 0.5 / noise**2
-    step = max(_GRID_STEP, range_of_one / _MOST_GRID_POINTS)
+    step = max(_GRID_STEP, range_of_one / _GRID_POINTS_OF_ONE_UPDATE)
     accountant = PLDAccountant(value_discretization_interval=step)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         accountant.compose(event, updates)

@@ -17,6 +17,7 @@ from keras_dp.auditing.recording import (
     recorded,
 )
 from keras_dp.auditing.scores import Floats, Seen
+from keras_dp.clipping import ClipRule
 from keras_dp.optimizers import DPOptimizer
 from keras_dp.plan import PrivacyPlan, updates_per_epoch
 from keras_dp.sampling import ArraySource
@@ -192,16 +193,23 @@ def _seen(
 ) -> Seen:
     optimizer = trials.audited.optimizer
     rule, norm = optimizer.clip_rule, optimizer.clip_norm
-    layers = len({v.path.rpartition("/")[0] for v in trials.audited.trainable_variables})
-    raw = np.float32(SCALE * norm)
-    signal = float(raw * rule.factors(raw, norm, layers) / rule.sensitivity(norm))
     return Seen(
         sums=sums,
         variables=np.concatenate([one.variables for one in chosen]),
         places=places,
         probability=setup.probability,
         noise=rule.sum_noise_multiplier(optimizer.noise_multiplier, setup.batch_size),
-        signal=signal,
+        signal=signal(rule, norm, trials.audited.trainable_variables),
         steps=setup.steps,
         batch_size=setup.batch_size,
     )
+
+
+def signal(rule: ClipRule, clip_norm: float, variables: Sequence[Any]) -> float:
+    """Return what a gradient canary adds to the sum, in units of the sensitivity.
+
+    It is 1 but for a rule that clips each layer by itself: a canary fills the share of one layer.
+    """
+    layers = len({variable.path.rpartition("/")[0] for variable in variables})
+    raw = np.float32(SCALE * clip_norm)
+    return float(raw * rule.factors(raw, clip_norm, layers) / rule.sensitivity(clip_norm))
