@@ -99,21 +99,18 @@ def audit(
     return _report(setup, KINDS[kind](setup), kind, delta, confidence)
 
 
-def bound(
-    case: Case, family: ClaimedFamily, delta: float, confidence: float
-) -> tuple[float, Evidence]:
-    """Return the lower bound on epsilon that all attacks together give, and the one that gave it.
+def refuted_by(case: Case, family: ClaimedFamily, confidence: float) -> tuple[float, Evidence]:
+    """Return the strongest member of the family that all attacks together refute, and by which.
 
     Args:
         case: The attacks.
-        family: The claimed mechanism with more or less noise.
-        delta: Float in (0, 1).
+        family: The claimed mechanism, of strength 1, with more or less noise.
         confidence: Float in (0, 1).
     """
     parts = (1 - confidence) * np.array([one.part for one in case.attacks])
     guesses = [one.guesses for one in case.attacks]
     strength, which = strongest_refuted(family, METHODS[case.method], guesses, parts)
-    return family.epsilon(strength, delta) if strength else 0.0, case.attacks[which]
+    return strength, case.attacks[which]
 
 
 def _report(
@@ -122,11 +119,11 @@ def _report(
     """Bound epsilon from what the runs gave, beside what the ledger says of one of them."""
     family = ClaimedFamily(outcome.plan, outcome.updates, delta)
     case = present(outcome)
-    epsilon, given_by = bound(case, family, delta, confidence)
+    strength, given_by = refuted_by(case, family, confidence)
     settings: dict[str, Any] = {"delta": delta, "confidence": confidence, "family": family}
     return AuditReport(
         kind=kind,
-        epsilon=epsilon,
+        epsilon=family.epsilon(strength, delta) if strength else 0.0,
         claimed_epsilon=family.epsilon(1.0, delta),
         delta=delta,
         confidence=confidence,

@@ -1,5 +1,6 @@
 """Lower bounds on epsilon from guesses about which canaries took part."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from keras_dp.auditing.tradeoff import Array, Family, GaussianFamily, Profile, T
 FRACTIONS = (1.0, 0.5, 0.2, 0.1, 0.05)
 """Parts of the canaries that are guessed about, each at an equal part of the confidence."""
 
-_PRECISION = 1.002
+_STEP = math.log(1.005)
+_FIRST_STRIDE = 64
 
 
 @dataclass(frozen=True)
@@ -164,23 +166,21 @@ def strongest_refuted(
     Returns:
         The strength, 0.0 if even the weakest member stands, and the position of the guesses.
     """
-
-    def refuted(strength: float) -> npt.NDArray[np.bool_]:
-        return refutes(guesses, family.member(strength), significance)
-
-    low, high = family.weakest, family.strongest
-    found = refuted(low)
-    if not found.any():
-        return 0.0, 0
-    at_most = refuted(high)
-    if at_most.any():
-        return high, int(at_most.argmax())
-    middle = 1.0 if low < 1.0 < high else (low * high) ** 0.5
-    while high / low > _PRECISION:
-        now = refuted(middle)
-        low, high, found = (middle, high, now) if now.any() else (low, middle, found)
-        middle = (low * high) ** 0.5
-    return low, int(found.argmax())
+    # Places on one grid for all searches, so that the members they ask for are the same.
+    low = math.ceil(math.log(family.weakest) / _STEP) - 1
+    high = math.floor(math.log(family.strongest) / _STEP) + 1
+    end, place, stride, which = high, min(max(0, low + 1), high - 1), _FIRST_STRIDE, 0
+    weakest = low
+    while high - low > 1:
+        found = refutes(guesses, family.member(math.exp(place * _STEP)), significance)
+        if found.any():
+            low, which = place, int(found.argmax())
+        else:
+            high = place
+        # Strong members cost more to compute: they are approached from below.
+        stride *= 2
+        place = (low + high) // 2 if high < end else min((low + high) // 2, low + stride)
+    return (0.0 if low == weakest else math.exp(low * _STEP)), which
 
 
 def check_scores(scores: Any, included: Any) -> tuple[Array, npt.NDArray[np.bool_]]:

@@ -94,6 +94,7 @@ class RealGradients(keras.callbacks.Callback):
         self._batch_size, self._probability = batch_size, probability
         self.sums: list[Floats] = []
         self._accumulate: Any = None
+        self._finish: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forget the last run."""
@@ -130,16 +131,19 @@ class RealGradients(keras.callbacks.Callback):
         model, optimizer = self.model, self.model.optimizer
         if self._accumulate is None:
             self._accumulate = backend.compile_function(self._add, donate=(1,))
+            self._finish = backend.compile_function(self._expected)
         params, others = _values(model.trainable_variables), _values(model.non_trainable_variables)
         norm = optimizer.present_clip_norm(_values(optimizer.variables), optimizer.clip_norm)
         sums = step.start(model, params)
         for batch in self._microbatches(planning.microbatch_size(model, self._batch_size)):
             sums = self._accumulate((params, others), sums, batch, norm)
-        _, penalties = backend.regularization_gradient(model, params)
-        positions = optimizer.positions.value
-        found = self._probability * at_positions(sums, positions, self._shares)
-        found += self._batch_size * at_positions(penalties, positions, self._shares)
+        found = self._finish(params, sums, optimizer.positions.value)
         return np.asarray(found / optimizer.clip_rule.sensitivity(norm), np.float64)
+
+    def _expected(self, params: list[Any], sums: list[Any], positions: Any) -> Any:
+        _, penalties = backend.regularization_gradient(self.model, params)
+        found = self._probability * at_positions(sums, positions, self._shares)
+        return found + self._batch_size * at_positions(penalties, positions, self._shares)
 
     def _microbatches(self, size: int) -> Iterator[Microbatch]:
         for offset in range(0, self._source.size, size):

@@ -95,11 +95,13 @@ def likelihood(seen: Seen) -> Scored:
 
 
 def differences(seen: Seen) -> Scored:
-    """Score by the squared differences of consecutive updates.
+    """Score by the logarithm of the squared differences of consecutive updates.
 
-    They see a canary that comes and goes when noise is the same in every update.
+    They see a canary that comes and goes when noise is the same in every update. Then what was left
+    out differs by orders of magnitude, which the logarithm puts far apart.
     """
-    return _clustered((np.diff(seen.sums, axis=0) ** 2).sum(0))
+    squares = np.square(np.diff(seen.sums, axis=0)).sum(0)
+    return _clustered(np.log(np.maximum(squares, _LEAST_NOISE**2)))
 
 
 def fixed_place(seen: Seen) -> Scored:

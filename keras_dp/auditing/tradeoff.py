@@ -30,7 +30,7 @@ MOST_MU = 60.0
 """Beyond it a Gaussian mechanism hides nothing that a double can show."""
 
 _GRID_STEP = 1e-3
-_GRID_POINTS_OF_ONE_UPDATE = 3_000
+_GRID_POINTS_OF_ONE_UPDATE = 2_000
 _LEAST_NOISE = 0.1
 _LEAST_DELTA = 1e-12
 _PROFILE_POINTS = 150

@@ -68,7 +68,8 @@ def test_bounds_of_one_run_agree_with_another_implementation(mu, fraction):
         mine = auditing.lower_bound(
             *scores(mu, 1000, 3), delta=DELTA, method=method, fractions=(fraction,)
         )
-        assert mine.epsilon == pytest.approx(function(1e-3, *theirs), rel=3e-3)
+        exact = function(1e-3, *theirs)
+        assert 0.993 * exact < mine.epsilon < 1.0005 * exact  # strengths are rounded down
         assert mine.guesses == guesses
 
 
