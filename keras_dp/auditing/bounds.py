@@ -17,6 +17,8 @@ FRACTIONS = (1.0, 0.5, 0.2, 0.1, 0.05)
 """Parts of the canaries that are guessed about, each at an equal part of the confidence."""
 
 _STEP = math.log(1.005)
+"""Distance of the strengths that are tried; bounds are rounded down to one of them."""
+
 _FIRST_STRIDE = 64
 
 
@@ -102,9 +104,10 @@ def lower_bound(
 
     - `"independent"`: guesses are right independently of each other with probability
       `(1 + advantage) / 2` at most. It holds where every canary has noise of its own, as gradient
-      canaries have, and is nearly tight: about `2000 / mu^2` canaries give 80 % of epsilon.
-    - `"f_dp"`: whatever the canaries do to each other. It stays at two thirds of epsilon even with
-      many canaries, since it allows that all of them leak together.
+      canaries have, and is nearly tight: about `1000 / mu^2` canaries, and 500 at
+      least, give 80 % of epsilon.
+    - `"f_dp"`: whatever the canaries do to each other. It stays at 60 to 70 % of epsilon even with
+      very many canaries, since it allows that all of them leak together.
     - `"one_run"`: as `"f_dp"`, and without assuming the shape of the trade-off function. Far below
       the true epsilon at a small delta.
 
@@ -114,7 +117,8 @@ def lower_bound(
         delta: Float in (0, 1).
         confidence: Float in (0, 1), default 0.95.
         method: `"independent"`, `"f_dp"` or `"one_run"`.
-        family: What the mechanism is taken to be one of; default `GaussianFamily()`.
+        family: What the mechanism is taken to be one of; default `GaussianFamily()`. Of no use to
+            `"one_run"`.
         fractions: Parts of the canaries that are guessed about, each in (0, 1]; default: all of
             them for `"independent"`, `FRACTIONS` for the others.
 
@@ -204,17 +208,22 @@ def check_scores(scores: Any, included: Any) -> tuple[Array, npt.NDArray[np.bool
 
 
 def guess(
-    scores: Array, included: npt.NDArray[np.bool_], fraction: float = 1.0, threshold: Any = None
+    scores: Any, included: Any, fraction: float = 1.0, threshold: float | None = None
 ) -> Guesses:
     """Guess about a fraction of the canaries and count what is right.
 
     Args:
-        scores: One number for each canary.
-        included: Whether it took part.
-        fraction: Float in (0, 1]: how many are guessed about.
+        scores: One finite number for each canary; high says "took part".
+        included: For each canary whether it took part.
+        fraction: Float in (0, 1]: how many are guessed about, half of them with the highest and
+            half with the lowest scores.
         threshold: For a fraction of 1: scores above it say "took part"; `None` for the value that
             splits the scores in two clusters.
+
+    Raises:
+        ValueError: for scores that are no numbers, or a fraction out of range.
     """
+    scores, included = check_scores(scores, included)
     count = len(scores)
     if not 0 < fraction <= 1:
         raise ValueError(f"`fractions` must lie in (0, 1]. Received: {fraction!r}.")

@@ -84,7 +84,7 @@ def copy_of(model: Any, rows: Tree) -> DPModel:
     Raises:
         ValueError: when the model's class cannot be rebuilt from its configuration.
     """
-    known = {type(model).__name__: type(model)}
+    known = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
     try:
         config = keras.saving.serialize_keras_object(model)
         config.pop("compile_config", None)  # the ledger is there, and functions without a name
@@ -92,7 +92,7 @@ def copy_of(model: Any, rows: Tree) -> DPModel:
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(
             f"The audit trains a copy of the model, and `{type(model).__name__}` cannot be rebuilt "
-            f"from `get_config()`. Implement `get_config` and `from_config`."
+            "from `get_config()`. Implement `get_config` and `from_config`."
         ) from error
     if not copy.built:
         copy(rows[0])

@@ -207,7 +207,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     Example:
         >>> from keras_dp import auditing
         >>> f"{auditing.gaussian_epsilon(1.0, 1e-5):.4f}"
-        '4.3769'
+        '4.3772'
 
     References:
         Balle and Wang 2018, Improving the Gaussian Mechanism for Differential Privacy.

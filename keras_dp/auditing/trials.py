@@ -18,9 +18,12 @@ from keras_dp.auditing.recording import (
 )
 from keras_dp.auditing.scores import Floats, Seen
 from keras_dp.clipping import ClipRule
+from keras_dp.errors import NotPrivateError
 from keras_dp.optimizers import DPOptimizer
 from keras_dp.plan import PrivacyPlan, updates_per_epoch
 from keras_dp.sampling import ArraySource
+
+_MUCH = 1e6
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,10 @@ class Trials:
         """Return what was found, with what the ledger says of one run."""
         ledger = self.audited.ledger
         updates = ledger.updates // self._setup.runs
+        if not updates:
+            raise NotPrivateError(
+                "Training wrote no update to the ledger: nothing is claimed of it."
+            )
         return Outcome(np.concatenate(included), ledger.releases[0].plan, updates, **found)
 
 
@@ -179,7 +186,7 @@ def input_trials(setup: Setup) -> Outcome:
         trials.train(planted)
         included.append(coins)
         losses.append(before - backend.example_losses(setup.copy, own))
-    return trials.outcome(included, losses=np.concatenate(losses).astype(np.float64))
+    return trials.outcome(included, losses=_finite(np.concatenate(losses)))
 
 
 def _ordinary(setup: Setup) -> ArraySource:
@@ -194,7 +201,7 @@ def _seen(
     optimizer = trials.audited.optimizer
     rule, norm = optimizer.clip_rule, optimizer.clip_norm
     return Seen(
-        sums=sums,
+        sums=_finite(sums),
         variables=np.concatenate([one.variables for one in chosen]),
         places=places,
         probability=setup.probability,
@@ -213,3 +220,8 @@ def signal(rule: ClipRule, clip_norm: float, variables: Sequence[Any]) -> float:
     layers = len({variable.path.rpartition("/")[0] for variable in variables})
     raw = np.float32(SCALE * clip_norm)
     return float(raw * rule.factors(raw, clip_norm, layers) / rule.sensitivity(clip_norm))
+
+
+def _finite(values: Any) -> Floats:
+    """Take what is no number, after training that diverged, for no evidence."""
+    return np.nan_to_num(np.asarray(values, np.float64), nan=0.0, posinf=_MUCH, neginf=-_MUCH)

@@ -15,6 +15,7 @@ from keras_dp.auditing.recording import RecordingOptimizer
 from keras_dp.auditing.trials import gradient_trials, signal
 from keras_dp.clipping import clipped_sum
 from keras_dp.optimizers import DPSGD, DPAdam
+from keras_dp.run import PrivateRun
 from keras_dp.sampling import ArraySource
 from tests.kinds import KINDS, Case, L, crossentropy, make
 
@@ -213,6 +214,31 @@ def test_a_loss_without_a_name_is_no_obstacle():
     model.compile(DPSGD(0.1, noise_multiplier=1.0), loss=loss)
     copy = copy_of(model, (*(part[:2] for part in data()), None))
     assert copy.loss is loss
+
+
+class Doubled(L.Layer):
+    def call(self, inputs):
+        return 2 * inputs
+
+
+def test_a_custom_layer_need_not_be_registered():
+    model = keras_dp.DPModel(inputs := keras.Input((6,)), Doubled()(L.Dense(4)(inputs)))
+    model.compile(DPSGD(0.1, noise_multiplier=1.0), loss=crossentropy())
+    copy = copy_of(model, (*(part[:2] for part in data()), None))
+    assert type(copy.layers[-1]) is Doubled
+
+
+def test_training_that_diverges_gives_no_evidence_instead_of_an_error():
+    model = linear("full_batch", noise=1e-6)
+    model.optimizer.learning_rate = 1e30
+    outcome = tried(model, epochs=4)
+    assert np.isfinite(outcome.seen.sums).all()
+
+
+def test_updates_that_are_not_counted_are_no_claim(monkeypatch):
+    monkeypatch.setattr(PrivateRun, "admit", lambda self: None)
+    with pytest.raises(keras_dp.NotPrivateError, match="no update to the ledger"):
+        tried(linear(), epochs=1)
 
 
 class NoConfig(keras_dp.DPModel):
