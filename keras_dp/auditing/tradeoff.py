@@ -31,7 +31,8 @@ MOST_MU = 60.0
 
 _GRID_STEP = 1e-3
 _GRID_POINTS_OF_ONE_UPDATE = 2_000
-_LEAST_NOISE = 0.1
+_LEAST_NOISE = 0.25
+_LEAST_RANGE = 4.0
 _LEAST_DELTA = 1e-12
 _PROFILE_POINTS = 150
 
@@ -169,7 +170,7 @@ class ClaimedFamily(Family):
 
     def __init__(self, plan: PrivacyPlan, updates: int, delta: float) -> None:
         self._plan, self._updates, self._delta = plan, updates, delta
-        self.strongest = max(1.0, min(64.0, plan.noise_multiplier / _LEAST_NOISE))
+        self.strongest = max(_LEAST_RANGE, min(64.0, plan.noise_multiplier / _LEAST_NOISE))
 
     def member(self, strength: float) -> TradeOff:
         """Return the trade-off function with `1 / strength` of the noise."""

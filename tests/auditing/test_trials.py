@@ -65,28 +65,33 @@ def last_weights(params):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gradient_canarys_clipped_gradient_is_the_clip_norm_on_its_weight(kind):
-    """One on each variable; one that is left out adds nothing, an ordinary example what it would.
+    """One on each variable; one that is left out adds nothing.
 
     The canaries' norms are far above the clip norm, so a missing clip shows.
     """
     case = compiled(kind)
     params, loss = loss_of(audited(case))
     canaries = [*last_weights(params), [planting.LEFT_OUT, 0, 0]]
-    clip = jax.jit(clipped_sum(loss, clip_norm=CLIP))
-    ordinary = [[planting.REAL, 0, 0]] * len(canaries)
-    found, real = clip(params, examples(case, canaries)), clip(params, examples(case, ordinary))
+    found = jax.jit(clipped_sum(loss, clip_norm=CLIP))(params, examples(case, canaries))
     expected_norms = [SCALE * CLIP] * len(params) + [0.0]
     np.testing.assert_allclose(found.norms, expected_norms, rtol=1e-5, atol=1e-6)
     for sums in found.grads:
         expected = np.zeros(sums.size, np.float32)
         expected[-1] = CLIP
         np.testing.assert_allclose(np.ravel(sums), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["subclassed_with_added_loss", "dict_inputs_two_outputs"])
+def test_an_ordinary_example_has_the_gradient_that_it_has_in_the_users_model(kind):
+    case = compiled(kind)
+    params, loss = loss_of(audited(case))
     case.private.clipping_report(case.x, case.y)  # builds what the loss needs
     _, own = loss_of(case.private)
-    batch = examples(case, ordinary)
+    batch = examples(case, [[planting.REAL, 0, 0]] * 4)
+    found = jax.jit(clipped_sum(loss, clip_norm=CLIP))(params, batch)
     batch = {**batch, "x": batch["x"]["x"]}
     expected = jax.jit(clipped_sum(own, clip_norm=CLIP))(params, batch)
-    for mine, theirs in zip(real.grads, expected.grads, strict=True):
+    for mine, theirs in zip(found.grads, expected.grads, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
@@ -140,8 +145,8 @@ def test_without_noise_the_full_batch_shows_which_canaries_took_part():
     assert outcome.updates == 3
 
 
-@pytest.mark.parametrize("name", ["flat", "unit_norm", "per_layer", "adaptive", "automatic"])
-def test_the_signal_is_what_a_canary_adds_under_every_clip_rule(name):
+@pytest.mark.parametrize("name", ["unit_norm", "per_layer", "automatic"])
+def test_the_signal_is_what_a_canary_adds_under_other_clip_rules(name):
     norm = 1.0 if name == "automatic" else CLIP
     optimizer = DPSGD(0.1, clip_norm=norm, noise_multiplier=1.0, clipping=name)
     model = keras_dp.DPModel(inputs := keras.Input((6,)), L.Dense(4)(L.Dense(2)(inputs)))
@@ -166,16 +171,6 @@ def test_poisson_samples_show_canaries_as_often_as_the_plan_says():
     sums = outcome.seen.sums
     assert sums[:, outcome.included].mean() == pytest.approx(rate, abs=0.08)
     assert sums[:, ~outcome.included].mean() == pytest.approx(0, abs=0.08)
-
-
-def test_the_noise_that_is_seen_is_the_claimed_one_on_each_variable():
-    """84 updates on 24 and 4 weights: 2/3 or 3/2 of the noise would be seen."""
-    outcome = tried(linear(noise=20.0), epochs=21)
-    sums = outcome.seen.sums
-    for variable in (0, 1):
-        found = sums[:, outcome.seen.variables == variable].std()
-        assert found == pytest.approx(20, rel=0.2)
-    assert outcome.seen.noise == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize(
