@@ -185,9 +185,29 @@ def faults(seeds):
         )
 
 
+def costs(seeds):
+    model = keras_dp.applications.TanhCNN()
+    model.compile(
+        keras_dp.optimizers.DPSGD(0.5, clip_norm=1.0, noise_multiplier=1.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(3000, 28, 28, 1)).astype("float32"), rng.integers(0, 10, 3000)
+    arguments = {"batch_size": 256, "epochs": 6}
+    for _ in range(seeds):
+        start = time.perf_counter()
+        model.fit(x, y, verbose=0, **arguments)
+        trained = time.perf_counter() - start
+        start = time.perf_counter()
+        report = auditing.audit(model, x, y, canaries=1000, delta=DELTA, **arguments)
+        took = time.perf_counter() - start
+        print(f"fit {trained:.1f} s, audit {took:.1f} s", flush=True)
+    print(report)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("recovery", "coverage", "seeds", "faults"))
+    parser.add_argument("what", choices=("recovery", "coverage", "seeds", "faults", "costs"))
     parser.add_argument("--seeds", type=int)
     chosen = parser.parse_args()
     parts = {
@@ -195,6 +215,7 @@ if __name__ == "__main__":
         "coverage": (coverage, 1000),
         "seeds": (seeds_of_true_pipeline, 20),
         "faults": (faults, 2),
+        "costs": (costs, 2),
     }
     run, default = parts[chosen.what]
     run(chosen.seeds or default)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from dp_accounting import PoissonSampledDpEvent
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr, ndtri
@@ -174,16 +174,20 @@ class ClaimedFamily(Family):
 
     def member(self, strength: float) -> TradeOff:
         """Return the trade-off function with `1 / strength` of the noise."""
-        plan = self._with_noise(strength)
-        event = accounting.event(plan)
+        event = accounting.event(self._with_noise(strength))
         if isinstance(event, PoissonSampledDpEvent):
             return _subsampled(event, self._updates)
-        return Gaussian(gaussian_mu(self.epsilon(strength, self._delta), self._delta))
+        if isinstance(event, GaussianDpEvent):  # mu is in inverse proportion to the noise
+            return Gaussian(strength * self._mu(1.0))
+        return Gaussian(self._mu(strength))
 
     def epsilon(self, strength: float, delta: float) -> float:
         """Return what the accountant says of `1 / strength` of the noise."""
         release = Release(self._with_noise(strength), self._updates, "audit")
         return accounting.spent([release], delta)
+
+    def _mu(self, strength: float) -> float:
+        return gaussian_mu(self.epsilon(strength, self._delta), self._delta)
 
     def _with_noise(self, strength: float) -> PrivacyPlan:
         return replace(self._plan, noise_multiplier=self._plan.noise_multiplier / strength)
