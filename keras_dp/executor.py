@@ -20,6 +20,9 @@ class UpdateFunction:
         model: A `DPModel` that is built and compiled.
         on_device: Whether the loop over microbatches is part of the compiled step; `None` lets
             the backend choose.
+
+    Attributes:
+        accumulate: The compiled function that adds a microbatch's clipped gradients to the sums.
     """
 
     def __init__(self, model: Any, on_device: bool | None = None) -> None:
@@ -29,7 +32,7 @@ class UpdateFunction:
             backend.compile_function, eager=model.run_eagerly or not model.jit_compile
         )
         self._start = compiled(partial(step.start, model))
-        self._accumulate = compiled(self._accumulate_step, donate=(1,))
+        self.accumulate = compiled(self._accumulate_step, donate=(1,))
         self._finish = compiled(self._finish_step, donate=(0,))
         self._whole = compiled(model.train_step, donate=(0,))
         self._report = compiled(partial(backend.report, model))
@@ -74,7 +77,7 @@ class UpdateFunction:
             optimizer_variables, mechanism.clip_norm
         )
         for microbatch in microbatches:
-            sums, metrics = self._accumulate(
+            sums, metrics = self.accumulate(
                 (params, non_trainable, metrics), sums, microbatch, clip_norm
             )
         return self._finish((params, non_trainable, optimizer_variables, metrics), sums, mechanism)

@@ -93,7 +93,6 @@ class RealGradients(keras.callbacks.Callback):
         self._source, self._shares = source, shares
         self._batch_size, self._probability = batch_size, probability
         self.sums: list[Floats] = []
-        self._accumulate: Any = None
         self._finish: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -129,14 +128,21 @@ class RealGradients(keras.callbacks.Callback):
     def _compute(self) -> Floats:
         """Return what is expected of one update: ordinary examples and weight regularizers."""
         model, optimizer = self.model, self.model.optimizer
-        if self._accumulate is None:
-            self._accumulate = backend.compile_function(self._add, donate=(1,))
+        if self._finish is None:
             self._finish = backend.compile_function(self._expected)
-        params, others = _values(model.trainable_variables), _values(model.non_trainable_variables)
-        norm = optimizer.present_clip_norm(_values(optimizer.variables), optimizer.clip_norm)
+        params, others, metrics = (
+            [variable.value for variable in variables]
+            for variables in (
+                model.trainable_variables,
+                model.non_trainable_variables,
+                model.metrics_variables,
+            )
+        )
+        own = [variable.value for variable in optimizer.variables]
+        norm = optimizer.present_clip_norm(own, np.float32(optimizer.clip_norm))
         sums = step.start(model, params)
         for batch in self._microbatches(planning.microbatch_size(model, self._batch_size)):
-            sums = self._accumulate((params, others), sums, batch, norm)
+            sums, _ = model.train_function.accumulate((params, others, metrics), sums, batch, norm)
         found = self._finish(params, sums, optimizer.positions.value)
         return np.asarray(found / optimizer.clip_rule.sensitivity(norm), np.float64)
 
@@ -150,14 +156,6 @@ class RealGradients(keras.callbacks.Callback):
             rows = np.arange(offset, min(offset + size, self._source.size))
             padded = np.concatenate([rows, np.zeros(size - len(rows), np.int64)])
             yield Microbatch(self._source.take(padded), np.int32(offset), np.int32(len(rows)))
-
-    def _add(self, state: Any, sums: list[Any], batch: Microbatch, norm: Any) -> list[Any]:
-        metrics = _values(self.model.metrics_variables)
-        return step.accumulate(self.model, (*state, [], metrics), sums, batch, norm)[0]
-
-
-def _values(variables: Sequence[Any]) -> list[Any]:
-    return [variable.value for variable in variables]
 
 
 def at_positions(values: Sequence[Any], positions: Any, shares: Sequence[int]) -> Any:
