@@ -40,7 +40,7 @@ LONG = {"poisson, 32 epochs": {**PIPELINES["poisson, noise 2"], "batch_size": 50
 
 
 def network(sampling, noise_multiplier):
-    """Two layers, 650 weights in four variables of 420, 20, 200 and 10."""
+    """Two layers, 630 weights in four variables of 400, 20, 200 and 10."""
     inputs = keras.Input((20,))
     hidden = keras.layers.Dense(20, activation="relu", name="hidden")(inputs)
     model = keras_dp.DPModel(inputs, keras.layers.Dense(10, name="out")(hidden))
