@@ -12,7 +12,8 @@ from keras_dp.auditing.report import AuditReport
 from keras_dp.auditing.tradeoff import ClaimedFamily
 from keras_dp.auditing.trials import Outcome, Setup, gradient_trials, input_trials
 from keras_dp.model import DPModel
-from keras_dp.sampling import ArraySource, FullBatch
+from keras_dp.sampling import ArraySource, FullBatch, as_source
+from keras_dp.sampling.stream import StreamSampler
 from keras_dp.types import Tree
 
 KINDS = {"gradient": gradient_trials, "input": input_trials}
@@ -50,8 +51,9 @@ def audit(
     Args:
         model: A `DPModel`, compiled, whose noise multiplier is settled. It stays as it is, with its
             weights, optimizer and ledger.
-        x: Inputs, as for `fit`. A few hundred examples are enough for `kind="gradient"`.
-        y: Targets.
+        x: Data that `fit` reads at any position; all of them are read into memory. A few hundred
+            examples are enough for `kind="gradient"`.
+        y: Targets, where `x` is arrays.
         canaries: Number of canaries, at least 20, default 1,000; rounded up to a whole number for
             each run.
         delta: Float in (0, 1); default: that of the model's budget.
@@ -70,8 +72,8 @@ def audit(
 
     Raises:
         NotPrivateError: for data that cannot be read at any position.
-        ValueError: for a model that is not compiled or has no noise settled, too few canaries, or
-            values out of range.
+        ValueError: for a model that is not compiled, has no noise settled or is compiled for a
+            stream, too few canaries, or values out of range.
 
     Privacy:
         The report is a function of the data and of the noise that was drawn. The copy's weights
@@ -95,7 +97,8 @@ def audit(
         One (1) Training Run (https://arxiv.org/abs/2305.08846).
     """
     delta = _check(model, canaries, delta, kind, confidence, epochs)
-    setup = _setup(model, ArraySource(x, y), canaries, kind, batch_size, epochs, runs, seed)
+    source = _arrays(model, x, y)
+    setup = _setup(model, source, canaries, kind, batch_size, epochs, runs, seed)
     return _report(setup, KINDS[kind](setup), kind, delta, confidence)
 
 
@@ -159,6 +162,12 @@ def _check(model: Any, canaries: Any, delta: Any, kind: str, confidence: Any, ep
             f"audit. Received: {noise!r}. Pass one to the optimizer, or call `fit` first, which "
             "calibrates it from the budget."
         )
+    if isinstance(model.sampler, StreamSampler):
+        raise ValueError(
+            "The model must draw its batches itself, or the audit cannot put canaries into them. "
+            f"Received a model compiled with sampling={model.sampler!r}. Compile it with "
+            '`sampling="shuffle"`, which is accounted in the same way, and audit that.'
+        )
     validation.one_of("kind", kind, KINDS)
     validation.open_probability("confidence", confidence)
     validation.positive_int("epochs", epochs)
@@ -172,6 +181,13 @@ def _check(model: Any, canaries: Any, delta: Any, kind: str, confidence: Any, ep
     if delta is None:
         raise ValueError("`delta` must be given when the model has no budget. Received: None.")
     return validation.open_probability("delta", delta)
+
+
+def _arrays(model: DPModel, x: Tree, y: Tree) -> ArraySource:
+    """Read all the data; weights of examples are left out, which no canary feels."""
+    source = as_source(x, y, sampler=None, preprocess=model.row_preprocessing)
+    inputs, targets, _ = source.take(np.arange(source.size))
+    return ArraySource(inputs, targets)
 
 
 def _setup(

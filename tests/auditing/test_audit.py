@@ -170,6 +170,14 @@ def test_a_seed_repeats_an_audit():
     np.testing.assert_array_equal(first.included, again.included)
 
 
+def test_data_of_another_kind_give_the_audit_of_the_equal_arrays():
+    small = {**SIZES, "canaries": 60, "runs": 1, "epochs": 1, "seed": 3, "delta": DELTA}
+    examples = keras_dp.sampling.RandomAccess(list(zip(*data(), strict=True)))
+    model = private()
+    report, expected = auditing.audit(model, examples, **small), audited(model, **small)
+    np.testing.assert_allclose(report.scores, expected.scores, rtol=1e-4, atol=1e-4)
+
+
 def test_input_canaries_that_are_learned_by_heart_refute_a_claim_without_a_clip():
     """And with it, the bound stays below the claim."""
     found = {}
@@ -222,6 +230,9 @@ def test_models_that_cannot_be_audited_are_refused_with_what_to_do():
         model = tiny(optimizer=DPSGD(0.1, noise_multiplier=noise_multiplier))
         with pytest.raises(ValueError, match="`noise_multiplier` must be settled and above 0"):
             auditing.audit(model, x, y, delta=DELTA)
+    stream = private(keras_dp.sampling.Stream(dataset_size=100))
+    with pytest.raises(ValueError, match=r"draw its batches itself.*Stream\(.*shuffle"):
+        auditing.audit(stream, *data(), delta=DELTA)
     frozen = tiny()
     frozen.layers[-1].trainable = False
     with pytest.raises(ValueError, match="no trainable weights"):
