@@ -108,3 +108,12 @@ def test_epochs_of_single_examples_are_counted_in_whole_numbers(n, capsys):
     line = f"epsilon --batch-size 1 --dataset-size {n} --noise-multiplier 3 --epochs 2 --delta 1e-3"
     assert main([*line.split(), "--accountant", "rdp", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["updates"] == 2 * n
+
+
+def test_the_largest_batch_is_taken(capsys):
+    line = QUESTIONS["epsilon"][0] + " --sampling truncated_poisson --largest-batch 70 --json"
+    assert main(line.split()) == 0
+    settings = {"sampling": "truncated_poisson", "largest_batch": 70, **SIZES}
+    expected = accounting.epsilon(noise_multiplier=1.5, updates=50, delta=1e-4, **settings)
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["epsilon"], shown["largest_batch"]) == (expected, 70)

@@ -66,6 +66,18 @@ class LedgerFile:
         self.ledger.write_to(self)
 
     @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Ledger:
+        """Return a copy of the ledger in a file, also while another process writes to it.
+
+        Args:
+            path: Where the file is. It stays as it is.
+
+        Raises:
+            LedgerFileError: when there is no such file or it is damaged.
+        """
+        return _read(Path(path), _content(Path(path)))[0]
+
+    @classmethod
     def mend(cls, path: str | os.PathLike[str]) -> int:
         """Cut off a last line that breaks off in the middle, and count the update it announced.
 
@@ -79,8 +91,9 @@ class LedgerFile:
             LedgerFileError: when anything else is wrong with the file. Nothing is changed.
         """
         path = Path(path).resolve()
+        _content(path)  # before a lock file is made beside nothing
         with _locked(path):
-            content = path.read_bytes()
+            content = _content(path)
             whole = content[: content.rfind(b"\n") + 1]
             _read(path, whole)
             os.truncate(path, len(whole))
@@ -156,6 +169,13 @@ def _locked(path: Path) -> FileLock:
     except OSError as error:
         raise LedgerFileError(f"The ledger {path} cannot be used: {error}.") from error
     return lock
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LedgerFileError(f"The ledger {path} cannot be read: {error}.") from error
 
 
 def _read(path: Path, content: bytes) -> tuple[Ledger, str]:
