@@ -70,6 +70,22 @@ def test_other_accountants_and_orders_are_taken(capsys):
     assert json.loads(capsys.readouterr().out)["epsilon"] == expected
 
 
+def test_a_search_among_runs_is_counted_as_a_whole(capsys):
+    line = QUESTIONS["noise"][0] + " --mean-runs 10 --runs-shape inf"
+    assert main([*line.split(), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["noise_multiplier"] == accounting.noise_multiplier(
+        epsilon=2.0,
+        delta=1e-4,
+        updates=50,
+        best_of=accounting.BestOf(10, float("inf")),
+        **SIZES,
+    )
+    assert (data["mean_runs"], data["distribution"]) == (10, "Poisson")
+    assert main([*QUESTIONS["noise"][0].split(), "--mean-runs", "0.5"]) == 2
+    assert "mean_runs" in capsys.readouterr().err
+
+
 def test_without_noise_there_is_no_privacy_in_words_and_in_json(capsys):
     line = f"epsilon {OPTIONS} --noise-multiplier 0 --updates 1 --delta 1e-4"
     assert main(line.split()) == 0

@@ -4,6 +4,7 @@ It knows neither Keras nor a backend: plans go in, numbers and sentences come ou
 """
 
 from keras_dp.accounting.accountant import ACCOUNTANTS, epsilon, spent
+from keras_dp.accounting.best_of import BestOf
 from keras_dp.accounting.calibration import calibrate, noise_multiplier, updates, updates_within
 from keras_dp.accounting.events import SAMPLINGS, event
 from keras_dp.accounting.guard import BudgetGuard
@@ -21,6 +22,7 @@ __all__ = [
     "ACCOUNTANTS",
     "GROUP_SIZES",
     "SAMPLINGS",
+    "BestOf",
     "BudgetGuard",
     "Ledger",
     "LedgerFile",

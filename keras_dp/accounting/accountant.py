@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from keras_dp import validation
 from keras_dp.accounting import events, pld, rdp
+from keras_dp.accounting.best_of import BestOf
 from keras_dp.accounting.composition import composition_of
 from keras_dp.accounting.ledger import Release
 from keras_dp.plan import PrivacyPlan
@@ -68,15 +69,16 @@ def epsilon(
     accountant: str = "pld",
     rdp_orders: Sequence[float] | None = None,
     largest_batch: int | None = None,
+    best_of: BestOf | None = None,
 ) -> float:
-    """Return the epsilon that `updates` equal updates spend.
+    """Return the epsilon that `updates` equal updates spend, or a search among such runs.
 
     Args:
         noise_multiplier: Standard deviation of the noise on the clipped sum, in clip norms. At 0
             the result is infinity.
         batch_size: Expected number of examples in an update.
         dataset_size: Number of examples that the draw is made from.
-        updates: Number of updates.
+        updates: Number of updates; in a search, of each run.
         delta: Float in (0, 1).
         sampling: `"poisson"`, `"truncated_poisson"`, `"balls_in_bins"`, `"full_batch"`,
             `"shuffle"`, or `"given"` for batches that the caller chose, which gain nothing from
@@ -86,9 +88,13 @@ def epsilon(
         rdp_orders: Orders above 1 for the Renyi accountants; None for dp-accounting's own.
         largest_batch: Where `"truncated_poisson"` truncates; None for six standard deviations
             above the mean.
+        best_of: `BestOf(mean_runs)` when this is trained a random number of times, with other
+            learning rates, clip norms or architectures, and the best one is published; None
+            (default) for one training.
 
     Returns:
-        A float of at least 0: an upper bound of the privacy loss.
+        A float of at least 0: an upper bound of the privacy loss. That of a search is a Renyi
+        bound, also with `accountant="pld"`, since there is none by distributions.
 
     Raises:
         ValueError: when an argument is out of range.
@@ -110,7 +116,7 @@ def epsilon(
         (https://arxiv.org/abs/2207.04380).
     """
     plan = planned(sampling, batch_size, dataset_size, noise_multiplier, largest_batch)
-    release = Release(plan, validation.positive_int("updates", updates), "planned")
+    release = Release(plan, validation.positive_int("updates", updates), "planned", best_of)
     return spent((release,), delta, accountant, rdp_orders)
 
 
@@ -132,6 +138,12 @@ def spent(
         0.0 when nothing was released, infinity when something was released without noise.
     """
     return measure(delta, accountant, rdp_orders).epsilon(releases)
+
+
+def in_effect(accountant: str, releases: Iterable[Release]) -> str:
+    """Return the accountant that measures these releases: a search has no `"pld"`."""
+    searched = any(release.best_of is not None for release in releases)
+    return "rdp" if searched and accountant == "pld" else accountant
 
 
 def measure(delta: float, accountant: str, rdp_orders: Sequence[float] | None = None) -> Measure:

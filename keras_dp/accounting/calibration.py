@@ -7,6 +7,7 @@ from dataclasses import replace
 from keras_dp import validation
 from keras_dp.accounting import search
 from keras_dp.accounting.accountant import Measure, measure, planned
+from keras_dp.accounting.best_of import BestOf
 from keras_dp.accounting.ledger import Release
 from keras_dp.errors import PrivacyBudgetExceeded
 from keras_dp.plan import Budget, PrivacyPlan
@@ -30,6 +31,7 @@ def noise_multiplier(
     accountant: str = "pld",
     rdp_orders: Sequence[float] | None = None,
     largest_batch: int | None = None,
+    best_of: BestOf | None = None,
 ) -> float:
     """Return the smallest noise multiplier that keeps `updates` updates within epsilon.
 
@@ -46,6 +48,7 @@ def noise_multiplier(
         accountant: As in `accounting.epsilon`.
         rdp_orders: As in `accounting.epsilon`.
         largest_batch: As in `accounting.epsilon`.
+        best_of: As in `accounting.epsilon`: the whole search stays within epsilon.
 
     Raises:
         ValueError: when an argument is out of range, or no noise up to 1e6 is enough.
@@ -62,7 +65,8 @@ def noise_multiplier(
     how = measure(delta, accountant, rdp_orders)
     target = validation.positive_float("epsilon", epsilon)
     plan = planned(sampling, batch_size, dataset_size, 1.0, largest_batch)
-    return _smallest_noise(how, target, plan, validation.positive_int("updates", updates), ())
+    release = Release(plan, validation.positive_int("updates", updates), "planned", best_of)
+    return _smallest_noise(how, target, release, ())
 
 
 def updates(
@@ -76,6 +80,7 @@ def updates(
     accountant: str = "pld",
     rdp_orders: Sequence[float] | None = None,
     largest_batch: int | None = None,
+    best_of: BestOf | None = None,
 ) -> int:
     """Return the largest number of updates that stays within epsilon.
 
@@ -91,6 +96,7 @@ def updates(
         accountant: As in `accounting.epsilon`.
         rdp_orders: As in `accounting.epsilon`.
         largest_batch: As in `accounting.epsilon`.
+        best_of: As in `accounting.epsilon`: the whole search stays within epsilon.
 
     Returns:
         An integer, 0 when not even one update fits, and never more than 2**40.
@@ -101,27 +107,32 @@ def updates(
     how = measure(delta, accountant, rdp_orders)
     target = validation.positive_float("epsilon", epsilon)
     plan = planned(sampling, batch_size, dataset_size, noise_multiplier, largest_batch)
-    return _most_updates(how, target, plan, MOST_UPDATES, ())
+    return _most_updates(how, target, Release(plan, MOST_UPDATES, "planned", best_of), ())
 
 
 def calibrate(
-    budget: Budget, plan: PrivacyPlan, updates: int, prior: tuple[Release, ...] = ()
+    budget: Budget,
+    plan: PrivacyPlan,
+    updates: int,
+    prior: tuple[Release, ...] = (),
+    best_of: BestOf | None = None,
 ) -> PrivacyPlan:
     """Return `plan` with the smallest noise that keeps `updates` more updates within budget.
 
     Args:
         budget: The promise.
         plan: The plan but for its noise multiplier, which is not looked at.
-        updates: How many updates are to follow.
+        updates: How many updates are to follow; in a search, in each run.
         prior: What was released already, `Ledger.releases`.
+        best_of: For a search, how many runs there are; None for one training.
 
     Raises:
         PrivacyBudgetExceeded: when what was released leaves too little of the budget.
         ValueError: when no noise up to 1e6 is enough although nothing was released.
     """
     how = measure(budget.delta, budget.accountant)
-    count = validation.positive_int("updates", updates)
-    return replace(plan, noise_multiplier=_smallest_noise(how, budget.epsilon, plan, count, prior))
+    release = Release(plan, validation.positive_int("updates", updates), "planned", best_of)
+    return replace(plan, noise_multiplier=_smallest_noise(how, budget.epsilon, release, prior))
 
 
 def updates_within(
@@ -142,19 +153,19 @@ def updates_within(
             epoch that was begun is paid for.
     """
     how = measure(budget.delta, budget.accountant)
-    at_most = validation.positive_int("at_most", at_most)
-    return _most_updates(how, budget.epsilon, plan, at_most, prior, made)
+    most = Release(plan, validation.positive_int("at_most", at_most), "planned")
+    return _most_updates(how, budget.epsilon, most, prior, made)
 
 
 def _smallest_noise(
-    how: Measure, target: float, plan: PrivacyPlan, count: int, prior: tuple[Release, ...]
+    how: Measure, target: float, planned: Release, prior: tuple[Release, ...]
 ) -> float:
     def gap_at(noise: float, rough: bool = False) -> float:
-        release = Release(replace(plan, noise_multiplier=noise), count, "planned")
+        release = replace(planned, plan=replace(planned.plan, noise_multiplier=noise))
         return search.gap(how.epsilon((*prior, release), rough=rough), target)
 
     if gap_at(_MOST_NOISE) > 0:
-        raise _unreachable(how, target, count, prior)
+        raise _unreachable(how, target, planned, prior)
     if gap_at(_LEAST_NOISE) <= 0:
         return _LEAST_NOISE
     rough = gap_at(_LEAST_NOISE, True) > 0 >= gap_at(_MOST_NOISE, True)
@@ -172,13 +183,14 @@ def _smallest_noise(
 def _most_updates(
     how: Measure,
     target: float,
-    plan: PrivacyPlan,
-    at_most: int,
+    most: Release,
     prior: tuple[Release, ...],
     made: int = 0,
 ) -> int:
+    at_most = most.updates
+
     def gap_at(count: float, rough: bool = False) -> float:
-        release = Release(plan, made + max(1, round(count)), "planned")
+        release = replace(most, updates=made + max(1, round(count)))
         return search.gap(how.epsilon((*prior, release), rough=rough), target)
 
     if gap_at(at_most) <= 0:
@@ -198,18 +210,21 @@ def _decimal(steps: int, exponent: int) -> float:
 
 
 def _unreachable(
-    how: Measure, target: float, count: int, prior: tuple[Release, ...]
+    how: Measure, target: float, planned: Release, prior: tuple[Release, ...]
 ) -> PrivacyBudgetExceeded | ValueError:
     where = f"epsilon {target:g} at delta {how.delta:g} (accountant {how.accountant!r})"
+    what = f"{planned.updates} updates"
+    if planned.best_of is not None:
+        what = f"{planned.best_of.mean_runs:g} expected runs of {what}"
     if prior:
         return PrivacyBudgetExceeded(
-            f"{count} more updates do not fit into {where} with any noise up to {_MOST_NOISE:g}: "
+            f"{what} more do not fit into {where} with any noise up to {_MOST_NOISE:g}: "
             f"epsilon {how.epsilon(prior):.4g} was spent already, in "
             f"{sum(release.updates for release in prior)} updates. Promise a larger budget, or "
             "start again from fresh weights."
         )
     return ValueError(
         f"`epsilon` must be large enough for some noise multiplier up to {_MOST_NOISE:g}. "
-        f"Received: {where} for {count} updates. Use a larger epsilon, fewer updates, a smaller "
+        f"Received: {where} for {what}. Use a larger epsilon, fewer updates, a smaller "
         "batch, or accountant='pld'."
     )

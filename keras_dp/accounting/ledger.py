@@ -8,20 +8,23 @@ from typing import Any, Protocol
 
 from keras_dp import validation
 from keras_dp.accounting import events
+from keras_dp.accounting.best_of import BestOf
 from keras_dp.plan import PrivacyPlan
 
 _VERSION = 1
+_VERSION_WITH_SEARCHES = 2  # refused by releases of keras_dp that would count a search as one run
 _MOST_UPDATES = 2**53
 
 
 @dataclass(frozen=True)
 class Release:
-    """`updates` equal updates under one plan.
+    """`updates` equal updates under one plan, or a search among runs of so many.
 
     Args:
         plan: How each of them was privatized.
-        updates: How many, at least 1 and at most 2**53.
+        updates: How many, at least 1 and at most 2**53; in a search, the most in one run.
         id: Random name of the segment, the same in every copy of the ledger.
+        best_of: For a search, how many runs the published one is the best of; else None.
 
     Raises:
         ValueError: when a field is malformed.
@@ -30,6 +33,7 @@ class Release:
     plan: PrivacyPlan
     updates: int
     id: str
+    best_of: BestOf | None = None
 
     def __post_init__(self) -> None:
         """Refuse malformed fields at once."""
@@ -39,6 +43,13 @@ class Release:
             raise ValueError(f"`updates` must be at most 2**53. Received: {self.updates!r}.")
         if not isinstance(self.id, str) or not self.id:
             raise ValueError(f"`id` must be a non-empty string. Received: {self.id!r}.")
+        if not isinstance(self.best_of, BestOf | None):
+            raise ValueError(f"`best_of` must be a BestOf or None. Received: {self.best_of!r}.")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the fields as a dictionary of JSON values."""
+        search = {} if self.best_of is None else {"best_of": self.best_of.get_config()}
+        return {"id": self.id, "updates": self.updates, "plan": self.plan.get_config(), **search}
 
 
 class LedgerWriter(Protocol):
@@ -75,6 +86,7 @@ class Ledger:
     def __init__(self) -> None:
         self._plans: dict[str, PrivacyPlan] = {}
         self._counts: dict[str, int] = {}
+        self._searches: dict[str, BestOf] = {}
         self._updates = 0
         self._open: str | None = None
         self._open_plan: PrivacyPlan | None = None
@@ -94,7 +106,10 @@ class Ledger:
     @property
     def releases(self) -> tuple[Release, ...]:
         """The segments, in the order in which they were opened or merged."""
-        return tuple(Release(plan, self._counts[id], id) for id, plan in self._plans.items())
+        return tuple(
+            Release(plan, self._counts[id], id, self._searches.get(id))
+            for id, plan in self._plans.items()
+        )
 
     def record(self, plan: PrivacyPlan) -> None:
         """Count one update under `plan`. Call it before the update is applied.
@@ -113,6 +128,17 @@ class Ledger:
             self._writer.counted(updates)
         self._counts[self._open] = updates
         self._updates += 1
+
+    def add(self, release: Release) -> None:
+        """Count a release as a whole, before any of it is made; what is counted stays as it is.
+
+        Raises:
+            ValueError: when it cannot be accounted for, or its id stands for something else.
+        """
+        events.event(release.plan)
+        self._check_agrees(release)
+        if release.updates > self._counts.get(release.id, 0):
+            self._set_segment(release)
 
     def note(self, text: str) -> None:
         """Remember something that the guarantee does not cover and the statement must mention."""
@@ -149,13 +175,8 @@ class Ledger:
         Raises:
             ValueError: when one id stands for two plans; then nothing is changed.
         """
-        for id, plan in other._plans.items():
-            if self._plans.get(id, plan) != plan:
-                raise ValueError(
-                    f"The ledgers disagree on the plan of segment {id!r}. "
-                    f"Received: {self._plans[id]} and {plan}. One of them was altered; "
-                    "load the original file again."
-                )
+        for release in other.releases:
+            self._check_agrees(release)
         for release in other.releases:
             if release.updates > self._counts.get(release.id, 0):
                 self._set_segment(release)
@@ -170,11 +191,9 @@ class Ledger:
 
     def get_config(self) -> dict[str, Any]:
         """Return everything as a dictionary of JSON values, with a version number."""
-        releases = [
-            {"id": release.id, "updates": release.updates, "plan": release.plan.get_config()}
-            for release in self.releases
-        ]
-        return {"version": _VERSION, "releases": releases, "notes": list(self._notes)}
+        version = _VERSION_WITH_SEARCHES if self._searches else _VERSION
+        releases = [release.get_config() for release in self.releases]
+        return {"version": version, "releases": releases, "notes": list(self._notes)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Ledger":
@@ -191,9 +210,7 @@ class Ledger:
                 raise ValueError(
                     f"A ledger must name each segment once. Received: {release.id!r} twice."
                 )
-            ledger._plans[release.id] = release.plan
-            ledger._counts[release.id] = release.updates
-        ledger._updates = sum(ledger._counts.values())
+            ledger._set_segment(release)
         ledger._notes = dict.fromkeys(_strings(config.get("notes", [])))
         return ledger
 
@@ -230,6 +247,19 @@ class Ledger:
         self._updates += release.updates - self._counts.get(release.id, 0)
         self._plans[release.id] = release.plan
         self._counts[release.id] = release.updates
+        if release.best_of is not None:
+            self._searches[release.id] = release.best_of
+
+    def _check_agrees(self, release: Release) -> None:
+        known = self._plans.get(release.id)
+        if known is None:
+            return
+        if (known, self._searches.get(release.id)) != (release.plan, release.best_of):
+            raise ValueError(
+                f"The ledgers disagree on the plan of segment {release.id!r}. Received: {known} "
+                f"and {release.plan}, searches {self._searches.get(release.id)} and "
+                f"{release.best_of}. One of them was altered; load the original file again."
+            )
 
 
 def _entries(config: Mapping[str, Any]) -> list[Any]:
@@ -237,9 +267,10 @@ def _entries(config: Mapping[str, Any]) -> list[Any]:
         raise ValueError(
             f"A ledger's config must be a dictionary with a version. Received: {config!r}."
         )
-    if config["version"] != _VERSION:
+    if config["version"] not in (_VERSION, _VERSION_WITH_SEARCHES):
         raise ValueError(
-            f"A ledger's config must have version {_VERSION}. Received: {config['version']!r}. "
+            f"A ledger's config must have version {_VERSION} or {_VERSION_WITH_SEARCHES}. "
+            f"Received: {config['version']!r}. "
             "It was written by another release of keras_dp; load it with that one."
         )
     entries = config.get("releases")
@@ -260,7 +291,9 @@ def _release(entry: Any) -> Release:
         events.event(plan)
         if not isinstance(plan.seeded, bool):
             raise TypeError(f"`seeded` must be true or false. Received: {plan.seeded!r}.")
-        return Release(plan, entry["updates"], entry["id"])
+        search = entry.get("best_of")
+        best_of = None if search is None else BestOf.from_config(search)
+        return Release(plan, entry["updates"], entry["id"], best_of)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"A ledger's release must hold an id, a number of updates and a plan. "

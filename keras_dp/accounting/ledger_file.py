@@ -123,6 +123,10 @@ class LedgerFile:
 
     def opened(self, release: Release) -> None:
         """Write down a segment with the updates that it has."""
+        if release.best_of is not None:
+            # Nested, so that a release of keras_dp that knows no searches cannot misread it.
+            self._append({"search": release.get_config()})
+            return
         plan = release.plan.get_config()
         self._append({"segment": release.id, "plan": plan, "updates": release.updates})
 
@@ -192,6 +196,8 @@ def _read(path: Path, content: bytes) -> tuple[Ledger, str]:
             _check_header(path, entry)
         elif "note" in entry:
             notes.append(entry["note"])
+        elif "search" in entry:
+            releases[entry["search"]["id"]] = entry["search"]
         elif "segment" in entry:
             newest = entry["segment"]
             known = releases.get(newest, {"updates": 0})
@@ -200,7 +206,7 @@ def _read(path: Path, content: bytes) -> tuple[Ledger, str]:
         else:
             releases[newest]["updates"] = entry["updates"]
     made = [release for release in releases.values() if release["updates"]]
-    return Ledger.from_config({"version": 1, "releases": made, "notes": notes}), last
+    return Ledger.from_config({"version": 2, "releases": made, "notes": notes}), last
 
 
 def _entry(path: Path, number: int, line: bytes, last: str) -> tuple[dict[str, Any], str]:

@@ -9,7 +9,7 @@ from dp_accounting import (
     PoissonSampledDpEvent,
     TruncatedSubsampledGaussianDpEvent,
 )
-from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
+from dp_accounting.dp_event import MixtureOfGaussiansDpEvent, RepeatAndSelectDpEvent
 
 from keras_dp.accounting import balls_in_bins, grid, rdp
 from keras_dp.accounting.balls_in_bins import BallsInBinsDpEvent
@@ -33,7 +33,9 @@ def part(event: DpEvent, count: int, *, rough: bool) -> grid.Part:
     if isinstance(event, MixtureOfGaussiansDpEvent):
         return _mixture(event, count, orders)
     curve = rdp.of_equal(event, count, orders)
-    return grid.Part(event, count, curve, bound=curve)
+    # The best of a random number of runs has no loss distribution: no grid is fine enough.
+    width = math.inf if isinstance(event, RepeatAndSelectDpEvent) else 0.0
+    return grid.Part(event, count, curve, bound=curve, width=width)
 
 
 def _truncated(

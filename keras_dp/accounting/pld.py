@@ -26,7 +26,7 @@ def epsilon(composition: Composition, delta: float, *, rough: bool = False) -> f
     a grid of step 1e-4; where that grid would be too long (very little noise), to a coarser one.
     Delta is lowered by what the Fourier transforms may lose to rounding. The Renyi bound holds as
     well, so the smaller of the two is returned. It alone is left where a grid cannot do: for an
-    epsilon in the hundreds, or more updates than 5e14 times delta.
+    epsilon in the hundreds, more updates than 5e14 times delta, or a search.
 
     Args:
         composition: Events and how often each happened.
@@ -47,12 +47,12 @@ def epsilon(composition: Composition, delta: float, *, rough: bool = False) -> f
 def curve(composition: Composition) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return epsilons from 0 upwards, and the delta of `composition` at each.
 
-    Upper bounds, as those of `epsilon`; 1 where no grid can do.
+    Upper bounds, as those of `epsilon`; by the Renyi bound where no grid can do.
     """
     found = [part(event, count, rough=False) for event, count in composition]
     step = grid.step(found, rough=False)
     if step == math.inf:
-        return _EPSILONS, np.ones(len(_EPSILONS))
+        return _EPSILONS, rdp.together([each.bound for each in found]).deltas(_EPSILONS)
     with np.errstate(over="ignore", divide="ignore"):
         values = _composed(composition, step, rough=False).get_delta(list(_EPSILONS))
     return _EPSILONS, np.minimum(1.0, np.asarray(values, np.float64) + _lost(composition))

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from dp_accounting import DpEvent, UnsupportedEventError
+from dp_accounting.dp_event import RepeatAndSelectDpEvent
 from dp_accounting.rdp import RdpAccountant, compute_epsilon
 from numpy.typing import NDArray
 
 Composition = tuple[tuple[DpEvent, int], ...]
 """Events, each with the number of times that it happened."""
 
-_ROUNDING = 1e-13
+ROUNDING = 1e-13
 """Added to the divergence per event: above the rounding error of dp-accounting's sums of terms
 near one, which may come out too small and even negative."""
+
+_LEAST_LOG = -700.0  # of a delta, so that it is not rounded to zero
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,13 @@ class Curve:
     def epsilon(self, delta: float) -> float:
         """Convert by Proposition 12 of https://arxiv.org/abs/2004.00010, the newer way."""
         return float(compute_epsilon(self.orders, self.divergences, delta)[0])
+
+    def deltas(self, epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a delta for each epsilon, by the same Proposition 12."""
+        above = self.orders[:, None] - 1
+        logs = above * (self.divergences[:, None] - epsilons + np.log1p(-1 / self.orders[:, None]))
+        least = np.min(logs - np.log(self.orders[:, None]), axis=0)
+        return np.exp(np.clip(least, _LEAST_LOG, 0.0))
 
     def classic_epsilon(self, delta: float) -> float:
         """Convert as older papers did: the least `rdp(a) + log(1/delta) / (a - 1)` over orders."""
@@ -67,12 +77,21 @@ def _of_one(event: DpEvent, orders: tuple[float, ...] | None) -> Curve:
         with _without_warnings():
             accountant.compose(event)
     except UnsupportedEventError as error:
-        raise ValueError(
-            "The accountants 'rdp' and 'rdp_classic' must know the sampling. "
-            f"Received: {event}. Use accountant='pld'."
-        ) from error
+        raise ValueError(_unknown(event)) from error
     divergences = np.where(np.isnan(accountant.rdp), np.inf, np.maximum(accountant.rdp, 0.0))
-    return Curve(np.asarray(accountant.orders, dtype=np.float64), divergences + _ROUNDING)
+    return Curve(np.asarray(accountant.orders, dtype=np.float64), divergences + ROUNDING)
+
+
+def _unknown(event: DpEvent) -> str:
+    if isinstance(event, RepeatAndSelectDpEvent):
+        return (
+            "A search is counted by Renyi divergences, which the sampling of its runs must have: "
+            f"'poisson', 'full_batch', 'shuffle', 'given' or a stream. Received: {event.event}."
+        )
+    return (
+        "The accountants 'rdp' and 'rdp_classic' must know the sampling. "
+        f"Received: {event}. Use accountant='pld'."
+    )
 
 
 @contextlib.contextmanager

@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from keras_dp import validation
 from keras_dp.accounting import card, events, wording
-from keras_dp.accounting.accountant import ACCOUNTANTS, spent
+from keras_dp.accounting.accountant import ACCOUNTANTS, in_effect, spent
 from keras_dp.accounting.attacks import best_true_positive_rate
+from keras_dp.accounting.best_of import BestOf
 from keras_dp.accounting.groups import group_epsilon
 from keras_dp.accounting.ledger import Ledger, Release
 from keras_dp.plan import Budget, PrivacyPlan
@@ -28,8 +30,9 @@ class PrivacySpent:
         epsilon: Upper bound of the privacy loss at `delta`; 0.0 before any update, infinity when
             an update was made without noise.
         delta: The probability with which the loss may be larger.
-        updates: Number of updates recorded.
-        accountant: Name of the accountant that measured epsilon.
+        updates: Number of updates recorded; of a search, the most in one of its runs.
+        accountant: Name of the accountant that measured epsilon: `"rdp"` in place of `"pld"` where
+            a search was released.
         sampling: Name of the sampling, several joined by " + " in the order of their first use,
             "none" before any update.
         neighbouring_relation: `"add_or_remove_one"`, or `"replace_special"` (one example replaced
@@ -59,6 +62,8 @@ class PrivacyStatement:
         spent: Epsilon, delta and what they count.
         budget: The promise, if there was one.
         releases: What was released: one entry for each different plan.
+        searches: Searches that the model came from: the plan and the most updates of a run, and
+            how many runs there are.
         comparison: Epsilon at the same delta by the other accountants.
         other_deltas: Pairs of another delta and its epsilon.
         groups: Pairs of a number of examples and the epsilon of so many together, at the same
@@ -71,6 +76,7 @@ class PrivacyStatement:
     spent: PrivacySpent
     budget: Budget | None
     releases: tuple[tuple[PrivacyPlan, int], ...]
+    searches: tuple[tuple[PrivacyPlan, int, BestOf], ...]
     comparison: tuple[tuple[str, float], ...]
     other_deltas: tuple[tuple[float, float], ...]
     groups: tuple[tuple[int, float], ...]
@@ -80,8 +86,9 @@ class PrivacyStatement:
 
     @property
     def seeded(self) -> bool:
-        """Whether noise or sampling of any update came from a seed that the user chose."""
-        return any(plan.seeded for plan, _ in self.releases)
+        """Whether noise, sampling or a search came from a seed that the user chose."""
+        searches = any(best_of.seeded for _, _, best_of in self.searches)
+        return searches or any(plan.seeded for plan, _ in self.releases)
 
     def __str__(self) -> str:
         """Return the statement in plain language, wrapped to 88 columns."""
@@ -98,6 +105,7 @@ class PrivacyStatement:
             "unit_of_privacy": "one example (one row of the training data)",
             "budget": None if self.budget is None else self.budget.get_config(),
             "releases": [_release_to_dict(plan, updates) for plan, updates in self.releases],
+            "searches": [_search_to_dict(*search) for search in self.searches],
             "comparison": {name: finite_or_text(value) for name, value in self.comparison},
             "other_deltas": _rows("delta", "epsilon", self.other_deltas),
             "groups": _rows("examples", "epsilon", self.groups),
@@ -120,12 +128,13 @@ def privacy_spent(ledger: Ledger, delta: float, accountant: str = "pld") -> Priv
         ValueError: when delta is out of range or the accountant is not known.
     """
     releases = ledger.releases
+    validation.one_of("accountant", accountant, ACCOUNTANTS)
     names = dict.fromkeys(release.plan.sampling for release in releases)
     return PrivacySpent(
         epsilon=spent(releases, delta, accountant),
         delta=float(delta),
         updates=ledger.updates,
-        accountant=accountant,
+        accountant=in_effect(accountant, releases),
         sampling=" + ".join(names) or "none",
         neighbouring_relation=events.relation(names),
     )
@@ -159,7 +168,12 @@ def build_statement(
     return PrivacyStatement(
         spent=privacy_spent(ledger, delta, accountant),
         budget=budget,
-        releases=_by_plan(releases),
+        releases=_by_plan(release for release in releases if release.best_of is None),
+        searches=tuple(
+            (release.plan, release.updates, release.best_of)
+            for release in releases
+            if release.best_of is not None
+        ),
         comparison=tuple(_comparison(releases, delta, accountant)),
         other_deltas=tuple((other, spent(releases, other, accountant)) for other in others),
         groups=tuple((size, group_epsilon(releases, delta, size)) for size in group_sizes),
@@ -188,8 +202,9 @@ def _by_plan(releases: Iterable[Release]) -> tuple[tuple[PrivacyPlan, int], ...]
 def _comparison(
     releases: tuple[Release, ...], delta: float, accountant: str
 ) -> Iterable[tuple[str, float]]:
+    used = in_effect(accountant, releases)
     for name in ACCOUNTANTS:
-        if name != accountant:
+        if name != used and in_effect(name, releases) == name:
             try:
                 yield name, spent(releases, delta, name)
             except ValueError:  # no Renyi analysis of this sampling: nothing to compare with
@@ -198,3 +213,10 @@ def _comparison(
 
 def _release_to_dict(plan: PrivacyPlan, updates: int) -> dict[str, Any]:
     return {"updates": updates, **plan.get_config(), "noise_stddev": plan.noise_stddev}
+
+
+def _search_to_dict(plan: PrivacyPlan, updates: int, best_of: BestOf) -> dict[str, Any]:
+    names = ("sampling", "batch_size", "dataset_size", "noise_multiplier")
+    run = {name: value for name, value in plan.get_config().items() if name in names}
+    law = {"distribution": best_of.distribution, **best_of.get_config()}
+    return {"most_updates_in_a_run": updates, **run, **law}

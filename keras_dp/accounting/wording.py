@@ -17,10 +17,20 @@ _WIDTH = 88
 
 EXACT_METRICS = "Metrics and losses shown during training are exact functions of the training data."
 
+HYPER_PARAMETERS = "Choosing hyper-parameters by results on the same data."
+
+OF_SEARCHES = (
+    "Choosing hyper-parameters by results on the same data in any other way than by the search "
+    "that is counted above.",
+    "How many runs the search made, how long it took, and all that the runs which were not chosen "
+    "left behind: models, scores, logs. The guarantee needs them to stay secret.",
+)
+"""What it does not speak about beside that, where a search was made."""
+
 NOT_COVERED = (
     "Validation metrics are exact functions of the validation data, and so is what callbacks "
     "select by them (early stopping, the best checkpoint).",
-    "Choosing hyper-parameters by results on the same data.",
+    HYPER_PARAMETERS,
     "The size of the data set and the batch size: they are treated as public.",
     "Data used for pre-training, and preprocessing that was fitted on the data.",
     "Attacks on floating-point noise: it is drawn and added in float32.",
@@ -68,9 +78,19 @@ def _spent(statement: "PrivacyStatement") -> str:
             "so the model may disclose any of its training examples."
         )
     return (
-        f"The {spent.updates} updates of this model are (epsilon, delta)-differentially private "
+        f"{_what(statement)} (epsilon, delta)-differentially private "
         f"with epsilon = {rounded_up(spent.epsilon)} (rounded up) and delta = {spent.delta:g}."
     )
+
+
+def _what(statement: "PrivacyStatement") -> str:
+    searches, others = len(statement.searches), sum(made for _, made in statement.releases)
+    if not searches:
+        return f"The {others} updates of this model are"
+    found = "search" if searches == 1 else f"{searches} searches"
+    if others:
+        return f"The {found} behind this model, together with its {others} other updates, are"
+    return f"The {found} behind this model {'is' if searches == 1 else 'are'}"
 
 
 def _budget(statement: "PrivacyStatement") -> Iterator[str]:
@@ -125,15 +145,27 @@ def figures(statement: "PrivacyStatement") -> Iterator[tuple[str, str]]:
 
 def not_covered(statement: "PrivacyStatement") -> tuple[str, ...]:
     """Return what the guarantee does not speak about."""
-    private = [plan.private_metrics for plan, _ in statement.releases]
-    exact = () if private and all(private) else (EXACT_METRICS,)
-    return (*exact, *NOT_COVERED, *statement.notes)
+    plans = [plan for plan, _ in statement.releases]
+    plans += [plan for plan, _, _ in statement.searches]
+    exact = () if plans and all(plan.private_metrics for plan in plans) else (EXACT_METRICS,)
+    if not statement.searches:
+        return (*exact, *NOT_COVERED, *statement.notes)
+    rest = [item for item in NOT_COVERED if item != HYPER_PARAMETERS]
+    return (*exact, *rest, *OF_SEARCHES, *statement.notes)
 
 
 def updates(statement: "PrivacyStatement") -> Iterator[str]:
     """Say how the updates were made, one item for each different plan."""
-    if not statement.releases:
+    if not statement.spent.updates:
         yield "none"
+    for plan, updates, best_of in statement.searches:
+        yield (
+            "A search kept the best of a random number of runs and nothing of the others "
+            f"({best_of.distribution} distribution, {best_of.mean_runs:g} runs expected). The runs "
+            f"differed in hyper-parameters; each made at most {updates} updates, "
+            f"{events.wording(plan)}. Noise multiplier {plan.noise_multiplier:g}, of the clip norm "
+            "of the run."
+        )
     for plan, updates in statement.releases:
         yield f"{updates} updates, {events.wording(plan)}. {_noise(plan)}"
 
@@ -177,14 +209,20 @@ def _others(statement: "PrivacyStatement") -> Iterator[str]:
 
 def randomness(statement: "PrivacyStatement") -> str:
     """Say where noise and sampling came from."""
-    if not statement.releases:
+    if not statement.spent.updates:
         return ""
+    if any(best_of.seeded for _, _, best_of in statement.searches):
+        return (
+            "WARNING: a search was seeded. Anyone who knows the seed knows how many runs it made, "
+            "with which hyper-parameters, and the guarantee does not hold for them."
+        )
     if statement.seeded:
         return (
             "WARNING: noise or sampling was seeded. Anyone who knows the seed can draw the same "
             "noise and remove it; the guarantee holds only for those who do not know it."
         )
-    return "Noise and sampling were keyed by the operating system: no seed was given."
+    searched = ", and so were the number of runs and their settings" if statement.searches else ""
+    return f"Noise and sampling were keyed by the operating system{searched}: no seed was given."
 
 
 def _wrap(paragraph: str) -> str:

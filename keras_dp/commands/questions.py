@@ -97,6 +97,19 @@ def _add_options(parser: argparse.ArgumentParser, question: _Question) -> None:
         metavar="ORDER",
         help="orders above 1 for rdp and rdp_classic",
     )
+    parser.add_argument(
+        "--mean-runs",
+        type=float,
+        help="of a search that publishes the best of a random number of such runs: how many are "
+        "expected",
+    )
+    parser.add_argument(
+        "--runs-shape",
+        type=float,
+        default=1.0,
+        help="of a search: 0 for a logarithmic, 1 for a geometric (default), inf for a Poisson "
+        "number of runs",
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
@@ -120,6 +133,8 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         settings["largest_batch"] = arguments.largest_batch
     if arguments.rdp_orders is not None:
         settings["rdp_orders"] = arguments.rdp_orders
+    if arguments.mean_runs is not None:
+        settings["best_of"] = accounting.BestOf(arguments.mean_runs, arguments.runs_shape)
     return settings
 
 
@@ -132,6 +147,9 @@ def _updates_of(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace, settings: dict[str, Any], answer: float) -> str:
     result = _QUESTIONS[arguments.command].result
+    if "best_of" in settings:
+        best_of = settings.pop("best_of")
+        settings |= {"mean_runs": best_of.mean_runs, "distribution": best_of.distribution}
     if arguments.json:
         return json.dumps({**settings, result: answer if math.isfinite(answer) else "inf"})
     if result == "epsilon":

@@ -99,7 +99,7 @@ def damaged(**changes):
     [
         (None, "must be a dictionary with a version"),
         ({}, "must be a dictionary with a version"),
-        ({"version": 99, "releases": []}, "must have version 1. Received: 99"),
+        ({"version": 99, "releases": []}, "must have version 1 or 2. Received: 99"),
         ({"version": 1}, "`releases` must be a list"),
         (damaged(updates=-1), "updates.*at least 1.*-1"),
         (damaged(updates=1.5), "updates.*1.5"),
