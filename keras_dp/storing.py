@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_dp import files, orbax
-from keras_dp.accounting import Ledger, LedgerFile
+from keras_dp.accounting import BudgetGuard, Ledger, LedgerFile, Release, RunGuard
 from keras_dp.orbax import LEDGER_KEY
 from keras_dp.plan import Budget
 from keras_dp.private_metrics import PrivateMetrics
@@ -26,6 +26,8 @@ PRIVATE_SETTINGS = ("budget", "sampling", "microbatch_size", "private_metrics", 
 
 class LedgerStoring(KerasModel):
     """Mixin for `keras.Model` classes: the count of updates is saved and restored with them."""
+
+    _guard: BudgetGuard
 
     @property
     def ledger(self) -> Ledger:
@@ -49,6 +51,15 @@ class LedgerStoring(KerasModel):
         file = LedgerFile.open(path)
         file.adopt(self.ledger)
         self._ledger, self._ledger_file = file.ledger, file
+
+    def join_search(self, search: Release) -> None:
+        """Train as one run of a search, which is counted as a whole: the runs' best is published.
+
+        Args:
+            search: The search, added to the ledger unless it is there. No run may cost more.
+        """
+        self.ledger.add(search)
+        self._guard = RunGuard(search, self.budget)
 
     def save(
         self, filepath: Any, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any

@@ -10,6 +10,7 @@ from keras_dp.accounting.events import SAMPLINGS, event
 from keras_dp.accounting.guard import BudgetGuard
 from keras_dp.accounting.ledger import Ledger, Release
 from keras_dp.accounting.ledger_file import LedgerFile
+from keras_dp.accounting.run_guard import RunGuard
 from keras_dp.accounting.statement import (
     GROUP_SIZES,
     PrivacySpent,
@@ -29,6 +30,7 @@ __all__ = [
     "PrivacySpent",
     "PrivacyStatement",
     "Release",
+    "RunGuard",
     "build_statement",
     "calibrate",
     "epsilon",
