@@ -25,10 +25,19 @@ __all__ = [
     "make_private",
     "optimizers",
     "sampling",
+    "tuning",
 ]
 
 try:
-    from keras_dp import applications, auditing, callbacks, clipping, optimizers, sampling
+    from keras_dp import (
+        applications,
+        auditing,
+        callbacks,
+        clipping,
+        optimizers,
+        sampling,
+        tuning,
+    )
     from keras_dp.model import DPModel, DPSequential, make_private
     from keras_dp.private_metrics import PrivateMetrics
 except ImportError as error:
