@@ -42,8 +42,10 @@ class BestOf:
 
         `e(a) + (1 + shape) ((1 - 1/b) e(b) + log(1/gamma) / b) + log(mean_runs) / (a - 1)`.
 
-        For runs that are e-differentially private it is (2 + shape) e in the limit. The number of
-        runs, the time they took, and all that the other runs left behind are not covered.
+        For runs that are e-differentially private it is (2 + shape) e in the limit. With a Poisson
+        number it has `e(a) + mean_runs d + log(mean_runs) / (a - 1)`, where d is the delta of a run
+        at epsilon `log(1 + 1 / (a - 1))`. The number of runs, the time they took, and all that the
+        other runs left behind are not covered.
 
     Example:
         >>> from keras_dp import accounting

@@ -109,6 +109,18 @@ def test_divergences_are_those_of_theorem_2(mean, shape, noise, updates):
     np.testing.assert_allclose(found.divergences, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("mean", "shape"), POISSON)
+@pytest.mark.parametrize(("noise", "updates"), [(1.0, 100), (4.0, 1000)])
+def test_divergences_of_a_poisson_number_are_those_of_theorem_6(mean, shape, noise, updates):
+    run = rdp.curve(composition_of([Release(plan(noise_multiplier=noise), updates, "a")]))
+    found = curve(searched(mean, shape, noise, updates), run.orders)
+    compute = rdp_privacy_accountant.compute_delta
+    epsilons = np.log1p(1 / (run.orders - 1))
+    deltas = np.array([compute(run.orders, run.divergences, e)[0] for e in epsilons])
+    expected = run.divergences + mean * deltas + math.log(mean) / (run.orders - 1)
+    np.testing.assert_allclose(found.divergences, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("mean", "shape"), LAWS)
 @pytest.mark.parametrize("rho", [0.1, 0.02])
 def test_runs_of_concentrated_privacy_cost_what_corollary_4_says(mean, shape, rho):
