@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
+import keras
 import keras_tuner
 
 from keras_dp import planning
@@ -135,13 +136,20 @@ def check_compiled_for(budget: Budget, model: Any) -> None:
 
     Raises:
         NotPrivateError: when it is not private.
-        ValueError: when it is compiled with another budget, with noise or with a seed.
+        ValueError: when it cannot be loaded again, or is compiled with another budget, with noise
+            or with a seed.
     """
     if not isinstance(model, PrivateTraining):
         raise NotPrivateError(
             "The build function must return a private model: a `keras_dp.DPModel`, "
             "`DPSequential` or `keras_dp.make_private(model)`. "
             f"Received: {type(model).__name__}."
+        )
+    if not model.built and type(model).build is keras.Model.build:
+        raise ValueError(
+            "The build function must return a model that is built, or whose class has a `build` "
+            "method: the best one is built again, and its weights are loaded. Call the model on "
+            f"`keras.Input(...)` in the build function. Received: {type(model).__name__}."
         )
     planning.check_compiled(model)
     if model.budget != budget:

@@ -37,9 +37,27 @@ def uncompiled(hp):
     return keras_dp.DPSequential([keras.Input((4,)), L.Dense(1)])
 
 
+class Unbuilt(keras_dp.DPModel):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = L.Dense(1)
+
+    def call(self, inputs):
+        return self.layer(inputs)
+
+
+def subclassed(called):
+    model = Unbuilt()
+    if called:
+        model(keras.Input((4,)))
+    model.compile(DPSGD(0.1), loss="mse", budget=BUDGET)
+    return model
+
+
 @pytest.mark.parametrize(
     ("made", "error", "message"),
     [
+        (lambda hp: subclassed(False), ValueError, "must return a model that is built.*Unbuilt"),
         (plain, NotPrivateError, "must return a private model.*Received: Sequential"),
         (lambda hp: None, NotPrivateError, "must return a private model.*Received: NoneType"),
         (uncompiled, ValueError, "Call `compile"),
@@ -70,6 +88,27 @@ def test_a_build_function_that_does_not_fit_the_search_is_refused_at_once(
 ):
     with pytest.raises(error, match=message):
         search_of(made, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda hp: subclassed(True),
+        lambda hp: _compiled(keras_dp.DPSequential([L.Dense(2), L.Dense(1)])),
+        lambda hp: _compiled(keras_dp.make_private(keras.Sequential([L.Dense(1)]))),
+    ],
+    ids=["subclassed", "sequential", "make_private"],
+)
+def test_models_of_every_kind_are_found_again(made, tmp_path):
+    tuner = searched(made, tmp_path, runs=1)
+    model = tuner.get_best_models()[0]
+    assert model.privacy_spent() == tuner.privacy_spent()
+    assert np.all(np.isfinite(model.predict(data()[0], verbose=0)))
+
+
+def _compiled(model):
+    model.compile(DPSGD(0.1), loss="mse", budget=BUDGET)
+    return model
 
 
 @pytest.mark.parametrize(
