@@ -51,23 +51,24 @@ def the_best_of(oracle: IndependentRuns) -> Any:
 def discard_others(oracle: IndependentRuns, folder: Path) -> None:
     """Delete all runs of a search that is over but the best, and what tells their number.
 
+    It may be called again: what an earlier call that was killed has left is finished.
+
     Args:
         oracle: The oracle of the search.
         folder: The project's folder, with a folder for each run.
     """
     best = best_of(oracle)
-    if best is not None:
-        _move(folder / f"trial_{best.trial_id}", folder / f"trial_{BEST}")
+    if best is not None and best.trial_id != BEST:
+        source, unfinished = folder / f"trial_{best.trial_id}", folder / f"unfinished_{BEST}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(source, unfinished)
         best.trial_id, best.message = BEST, None
         for name in set(best.metrics.metrics) - set(oracle.names()):
             del best.metrics.metrics[name]
-        best.save(str(folder / f"trial_{BEST}" / "trial.json"))
+        best.save(str(unfinished / "trial.json"))
+        shutil.rmtree(folder / f"trial_{BEST}", ignore_errors=True)
+        unfinished.rename(folder / f"trial_{BEST}")
     oracle.keep_only(best)
     for run in folder.glob("trial_*"):
         if best is None or run.name != f"trial_{BEST}":
             shutil.rmtree(run)
-
-
-def _move(source: Path, target: Path) -> None:
-    if source != target:
-        source.rename(target)

@@ -169,6 +169,7 @@ class PrivateRandomSearch(keras_tuner.Tuner):
             ValueError: for bad arguments, or when an interrupted search is taken up with others.
         """
         if self.oracle.finished:
+            self.on_search_end()
             return
         opening.check_callbacks(callbacks)
         opening.check_held_out(validation_data, x)

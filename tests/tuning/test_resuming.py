@@ -4,6 +4,7 @@ import pytest
 
 import keras_dp
 from keras_dp.accounting import Ledger
+from keras_dp.tuning import publishing
 from tests.tuning.searching import SIZES, Pretending, data, held_out, private, search_of, searched
 
 
@@ -112,6 +113,21 @@ def test_the_end_is_on_disk_before_anything_is_known_of_it(tmp_path):
     again = searched(later, tmp_path, runs=9)
     assert later.runs == []
     assert again.get_best_models()[0].privacy_spent() == tuner.privacy_spent()
+
+
+@pytest.mark.parametrize("at", ["copytree", "rename"])
+def test_the_other_runs_are_deleted_by_the_next_call_if_the_first_was_killed(
+    at, tmp_path, monkeypatch
+):
+    place = publishing.shutil if at == "copytree" else publishing.Path
+    with monkeypatch.context() as patched:
+        patched.setattr(place, at, lambda *_: _killed())
+        with pytest.raises(KeyboardInterrupt, match=""):
+            searched(Pretending(), tmp_path, runs=3)
+    again = searched(Pretending(), tmp_path)
+    left = sorted(path.name for path in (tmp_path / "untitled_project").iterdir())
+    assert left == ["oracle.json", "trial_best", "tuner0.json"]
+    assert again.get_best_models()[0].ledger.releases == (again.oracle.search,)
 
 
 def _killed():
