@@ -106,16 +106,19 @@ def everything_in(folder):
 
 def test_what_is_left_tells_nothing_of_the_other_runs(tmp_path):
     few, many = tmp_path / "few", tmp_path / "many"
-    lengths = []
+    lengths, names = [], []
     for folder, runs in ((few, 2), (many, 5)):
-        pretending = Pretending(score=lambda run, hp: float(run))
+        pretending = Pretending(score=lambda run, hp: -float(run))
         tuner = searched(pretending, folder, runs=runs, seed=None)
         lengths.append(len(pretending.runs))
         left = sorted(path.name for path in (folder / "untitled_project").iterdir())
         assert left == ["oracle.json", "trial_best", "tuner0.json"]
         assert "12345" not in everything_in(folder)
-        assert tuner.get_best_models()[0].privacy_spent().epsilon <= 3.0
+        model = tuner.get_best_models()[0]
+        names.append([model.name, *(layer.name for layer in model.layers)])
+        assert model.privacy_spent().epsilon <= 3.0
     assert lengths == [2, 5]
+    assert names[0] == names[1]  # Keras numbers what it makes
     states = [json.loads((f / "untitled_project/oracle.json").read_text()) for f in (few, many)]
     different = {key for key in states[0] if states[0][key] != states[1][key]}
     assert different <= {"seed", "seed_state", "ledger", "search"}  # drawn anew for each search
