@@ -65,8 +65,7 @@ class PrivateRun:
             self.guard.ledger.close()
         allowed = self.guard.allowance(self.plan, at_most=updates)
         for budget in self.stop_budgets:
-            prior = self.guard.ledger.releases
-            fit = accounting.updates_within(budget, self.plan, updates, prior)
+            fit = self.guard.within(budget, self.plan, updates)
             if fit == 0:
                 raise PrivacyBudgetExceeded(_spent_message(budget, self.guard))
             allowed = min(allowed, fit)
@@ -187,9 +186,9 @@ class PrivateRun:
 
 
 def _spent_message(budget: Budget, guard: BudgetGuard) -> str:
-    spent = accounting.spent(guard.ledger.releases, budget.delta, budget.accountant)
+    spent = accounting.spent(guard.charged.releases, budget.delta, budget.accountant)
     return (
-        f"The budget {budget} allows no further update: {guard.ledger.updates} updates have "
+        f"The budget {budget} allows no further update: {guard.charged.updates} updates have "
         f"spent epsilon={spent:.4g} at delta={budget.delta:g}. Nothing was trained. Promise a "
         "larger budget, or train a new model with more noise."
     )

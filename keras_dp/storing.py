@@ -59,7 +59,7 @@ class LedgerStoring(KerasModel):
             search: The search, added to the ledger unless it is there. No run may cost more.
         """
         self.ledger.add(search)
-        self._guard = RunGuard(search, self.budget)
+        self._guard = RunGuard(search, self.budget, self.ledger)
 
     def save(
         self, filepath: Any, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any

@@ -38,6 +38,11 @@ class BudgetGuard:
         return self._ledger
 
     @property
+    def charged(self) -> Ledger:
+        """Where all that is released of the model is counted."""
+        return self._ledger
+
+    @property
     def budget(self) -> Budget | None:
         """The promise that is guarded."""
         return self._budget
@@ -63,6 +68,10 @@ class BudgetGuard:
             left = updates_within(self._budget, plan, left, *self._ledger.ahead_of(plan))
         self._left, self._plan, self._expected = left, plan, self._ledger.updates
         return left
+
+    def within(self, budget: Budget, plan: PrivacyPlan, at_most: int) -> int:
+        """Return how many more updates under `plan`, at most `at_most`, fit into another budget."""
+        return updates_within(budget, plan, at_most, self._ledger.releases)
 
     def admit(self, plan: PrivacyPlan) -> None:
         """Record one update under `plan`, before it is made, or refuse it.

@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_dp import validation
 from keras_dp.accounting import rdp
+from keras_dp.accounting.accountant import spent
 from keras_dp.accounting.composition import composition_of
 from keras_dp.accounting.guard import BudgetGuard
 from keras_dp.accounting.ledger import Ledger, Release
@@ -20,6 +21,7 @@ class RunGuard(BudgetGuard):
     Args:
         search: The search, as the model's ledger counts it.
         budget: The promise of the model, for messages; the search keeps within it.
+        charged: The model's ledger.
 
     Privacy:
         A run that is admitted has at every Renyi order at most the divergence of
@@ -27,10 +29,24 @@ class RunGuard(BudgetGuard):
         orders alone, holds for runs that differ.
     """
 
-    def __init__(self, search: Release, budget: Budget | None) -> None:
+    def __init__(self, search: Release, budget: Budget | None, charged: Ledger) -> None:
         super().__init__(Ledger(), budget)
-        self._search = search
+        self._search, self._charged = search, charged
         self._declared = _curve((Release(search.plan, search.updates, "declared"),))
+
+    @property
+    def charged(self) -> Ledger:
+        """Where the search is counted."""
+        return self._charged
+
+    def within(self, budget: Budget, plan: PrivacyPlan, at_most: int) -> int:
+        """Return `at_most` when the search as a whole fits into another budget, else 0.
+
+        Fewer updates in this run would not make the search cheaper.
+        """
+        del plan
+        epsilon = spent(self._charged.releases, budget.delta, budget.accountant)
+        return at_most if epsilon <= budget.epsilon else 0
 
     def allowance(self, plan: PrivacyPlan, at_most: int = 1) -> int:
         """Return `at_most` when so many more updates under `plan` are within the run.

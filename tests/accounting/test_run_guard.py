@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 
 from keras_dp import PrivacyBudgetExceeded
-from keras_dp.accounting import BestOf, Release, RunGuard, rdp
+from keras_dp.accounting import BestOf, Ledger, Release, RunGuard, rdp, spent
 from keras_dp.accounting.composition import composition_of
+from keras_dp.plan import Budget
 from tests.accounting.published import plan
 
 SEARCH = Release(plan(batch_size=100, noise_multiplier=2.0), 50, "s", BestOf(5))
 
 
 def guard():
-    return RunGuard(SEARCH, None)
+    ledger = Ledger()
+    ledger.add(SEARCH)
+    return RunGuard(SEARCH, None, ledger)
 
 
 def within(*releases):
@@ -71,6 +74,14 @@ def test_what_a_run_has_made_before_counts():
     with pytest.raises(PrivacyBudgetExceeded, match=r"50 updates .* after 20 made before"):
         run.allowance(SEARCH.plan, 50)
     assert run.allowance(SEARCH.plan, 30) == 30
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp_classic"])
+def test_another_budget_is_held_against_the_search_as_a_whole(accountant):
+    epsilon = spent([SEARCH], 1e-5, accountant)
+    enough = Budget(epsilon, 1e-5, accountant), Budget(1.1 * epsilon, 1e-5, accountant)
+    assert [guard().within(budget, SEARCH.plan, 50) for budget in enough] == [50, 50]
+    assert guard().within(Budget(0.999 * epsilon, 1e-5, accountant), SEARCH.plan, 1) == 0
 
 
 def test_the_message_names_both_sides_and_what_to_do():
