@@ -207,6 +207,8 @@ class PrivateRandomSearch(keras_tuner.Tuner):
             *args: As in KerasTuner.
             **kwargs: As in KerasTuner.
         """
+        # Of a run that was interrupted nothing counts, also if its score was written down already.
+        trial.metrics.metrics.clear()
         # Runs must be independent, also where the user's program has fixed the global seeds.
         keras.utils.set_random_seed(self.oracle.number("seeds", len(self.oracle.trials), 32))
         try:

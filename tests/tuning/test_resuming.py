@@ -1,5 +1,6 @@
 """An interrupted search is taken up as it was: the same runs, counted once."""
 
+import numpy as np
 import pytest
 
 import keras_dp
@@ -22,14 +23,14 @@ class Interrupted(Pretending):
     def fit(self, hp, model, *args, **kwargs):
         results = super().fit(hp, model, *args, **kwargs)
         if len(self.runs) - 1 == self.at:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("killed")
         return results
 
 
 def interrupted(folder, at, **settings):
     pretending = Interrupted(at)
     tuner = search_of(pretending, folder, **settings)
-    with pytest.raises(KeyboardInterrupt, match=""):
+    with pytest.raises(KeyboardInterrupt, match="killed"):
         tuner.search(*data(), validation_data=held_out(), **SIZES)
     return tuner, pretending
 
@@ -107,12 +108,28 @@ def test_the_end_is_on_disk_before_anything_is_known_of_it(tmp_path):
     """Killed after the last run was decided to be the last: no other run follows."""
     tuner = search_of(Pretending(), tmp_path, runs=2)
     tuner.on_search_end = _killed
-    with pytest.raises(KeyboardInterrupt, match=""):
+    with pytest.raises(KeyboardInterrupt, match="killed"):
         tuner.search(*data(), validation_data=held_out(), **SIZES)
     later = Pretending()
     again = searched(later, tmp_path, runs=9)
     assert later.runs == []
     assert again.get_best_models()[0].privacy_spent() == tuner.privacy_spent()
+
+
+@pytest.mark.parametrize("at", ["update_trial", "end_trial"])
+def test_the_score_of_a_run_that_is_begun_again_is_its_new_one(at, tmp_path, monkeypatch):
+    """Killed between the writing of a score and of the run's end: two runs must not make one."""
+    scores = iter([1.0, 7.0, 5.0])
+    tuner = search_of(Pretending(lambda run, hp: next(scores)), tmp_path, runs=2)
+    with monkeypatch.context() as patched:
+        method = getattr(tuner.oracle, at)
+        patched.setattr(tuner.oracle, at, lambda *a, **k: _killed(method(*a, **k)))
+        with pytest.raises(KeyboardInterrupt, match="killed"):
+            tuner.search(*data(), validation_data=held_out(), **SIZES)
+    again = searched(Pretending(lambda run, hp: next(scores)), tmp_path, runs=2)
+    (best,) = again.oracle.trials.values()
+    assert best.score == 5.0
+    np.testing.assert_allclose(again.get_best_models()[0].trainable_variables[0], 5.0)
 
 
 @pytest.mark.parametrize("at", ["copytree", "rename"])
@@ -121,8 +138,8 @@ def test_the_other_runs_are_deleted_by_the_next_call_if_the_first_was_killed(
 ):
     place = publishing.shutil if at == "copytree" else publishing.Path
     with monkeypatch.context() as patched:
-        patched.setattr(place, at, lambda *_: _killed())
-        with pytest.raises(KeyboardInterrupt, match=""):
+        patched.setattr(place, at, _killed)
+        with pytest.raises(KeyboardInterrupt, match="killed"):
             searched(Pretending(), tmp_path, runs=3)
     again = searched(Pretending(), tmp_path)
     left = sorted(path.name for path in (tmp_path / "untitled_project").iterdir())
@@ -130,8 +147,26 @@ def test_the_other_runs_are_deleted_by_the_next_call_if_the_first_was_killed(
     assert again.get_best_models()[0].ledger.releases == (again.oracle.search,)
 
 
-def _killed():
-    raise KeyboardInterrupt
+def test_the_kept_run_stays_the_best_when_others_were_as_good_and_are_half_deleted(
+    tmp_path, monkeypatch
+):
+    def half(path, **_):
+        if path.name not in {f"trial_{publishing.BEST}", f"unfinished_{publishing.BEST}"}:
+            next(path.glob("checkpoint*")).unlink()
+            _killed()
+
+    scores = iter([4.0, 4.0, 4.0])
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing.shutil, "rmtree", half)
+        with pytest.raises(KeyboardInterrupt, match="killed"):
+            searched(Pretending(lambda run, hp: next(scores)), tmp_path, runs=3)
+    again = searched(Pretending(), tmp_path)
+    assert list(again.oracle.trials) == [publishing.BEST]
+    np.testing.assert_allclose(again.get_best_models()[0].trainable_variables[0], 4.0)
+
+
+def _killed(*_):
+    raise KeyboardInterrupt("killed")
 
 
 def test_a_checkpoint_of_an_unfinished_search_is_charged_for_all_of_it(tmp_path):
