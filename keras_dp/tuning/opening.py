@@ -83,7 +83,9 @@ def check_objective(names: Iterable[str], model: Any, has_validation: bool) -> N
             )
 
 
-def notes(names: Iterable[str], model: Any, callbacks: Any, split: bool) -> list[str]:
+def notes(
+    names: Iterable[str], model: Any, callbacks: Any, *, split: bool, own_fit: bool
+) -> list[str]:
     """Return what the statement has to mention of the objective and the callbacks.
 
     Args:
@@ -91,13 +93,15 @@ def notes(names: Iterable[str], model: Any, callbacks: Any, split: bool) -> list
         model: A model like all of the search.
         callbacks: What is passed to each run.
         split: Whether the validation data were split off from the training data.
+        own_fit: Whether the program trains and scores the models in a `fit` of its own.
     """
     held = "data split off from the training data" if split else "the validation data"
+    how = "computed by the program itself, unchecked" if own_fit else f"an exact function of {held}"
     private = _private_names(model)
     compared = [
-        f"The search compared runs by {name!r}, an exact function of {held}."
+        f"The search compared runs by {name!r}, {how}."
         for name in names
-        if name not in private
+        if own_fit or name not in private
     ]
     return [*compared, *watching.notes(callbacks, private, split)]
 

@@ -180,7 +180,8 @@ class PrivateRandomSearch(keras_tuner.Tuner):
         held_out = split or validation_data is not None or self.hypermodel.fits_itself
         model = self.hypermodel.first()
         opening.check_objective(self.oracle.names(), model, held_out)
-        notes = opening.notes(self.oracle.names(), model, callbacks, split)
+        own_fit = self.hypermodel.fits_itself
+        notes = opening.notes(self.oracle.names(), model, callbacks, split=split, own_fit=own_fit)
         self._open(model, source, (batch_size, steps_per_epoch, epochs), notes)
         try:
             super().search(
@@ -271,6 +272,19 @@ class PrivateRandomSearch(keras_tuner.Tuner):
         """
         self._check_only_one("num_trials", num_trials)
         return [publishing.the_best_of(self.oracle).hyperparameters]
+
+    def results_summary(self, num_trials: int = 1) -> None:
+        """Print the hyper-parameters and the score of the best model.
+
+        Args:
+            num_trials: Must be 1: the search is counted for publishing one.
+
+        Raises:
+            RuntimeError: when the search is not over or has no result.
+            ValueError: for more than one.
+        """
+        self._check_only_one("num_trials", num_trials)
+        publishing.the_best_of(self.oracle).summary()
 
     def privacy_spent(
         self, delta: float | None = None, accountant: str | None = None

@@ -15,10 +15,13 @@ from keras_dp.optimizers import DPSGD
 from tests.tuning.searching import (
     BUDGET,
     SIZES,
+    UNPUBLISHED,
     Pretending,
     build,
     data,
+    held_out,
     private,
+    search_of,
     searched,
 )
 
@@ -27,8 +30,8 @@ RUN = {"batch_size": 100, "dataset_size": 1000, "updates": 20, "delta": BUDGET.d
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A search with real training, of three expected runs."""
-    return searched(build, tmp_path_factory.mktemp("search"), seed=None)
+    """A search with real training."""
+    return searched(build, tmp_path_factory.mktemp("search"), runs=2, seed=None)
 
 
 def test_the_noise_is_the_least_with_which_the_whole_search_stays_within_the_budget(finished):
@@ -113,7 +116,7 @@ def test_what_is_left_tells_nothing_of_the_other_runs(tmp_path):
         lengths.append(len(pretending.runs))
         left = sorted(path.name for path in (folder / "untitled_project").iterdir())
         assert left == ["oracle.json", "trial_best", "tuner0.json"]
-        assert "12345" not in everything_in(folder)
+        assert str(UNPUBLISHED) not in everything_in(folder)
         model = tuner.get_best_models()[0]
         names.append([model.name, *(layer.name for layer in model.layers)])
         assert model.privacy_spent().epsilon <= 3.0
@@ -135,7 +138,20 @@ def test_other_runs_are_kept_when_asked_for_and_still_not_given_out(tmp_path):
         tuner.load_model(other)
 
 
+def test_the_summary_shows_the_best_run_and_nothing_of_the_others(tmp_path, capsys):
+    scores = iter([25.5, 0.75, 31.5])
+    tuner = searched(Pretending(lambda run, hp: next(scores)), tmp_path, runs=3, keep_runs=True)
+    assert capsys.readouterr().out == ""
+    tuner.results_summary()
+    shown = capsys.readouterr().out
+    assert "Score: 0.75" in shown
+    assert "25.5" not in shown
+    assert "31.5" not in shown
+
+
 def test_only_one_result_is_given_out(finished):
+    with pytest.raises(ValueError, match=r"`num_trials` must be 1.*Received: 10"):
+        finished.results_summary(10)
     with pytest.raises(ValueError, match=r"`num_models` must be 1.*Received: 2"):
         finished.get_best_models(2)
     with pytest.raises(ValueError, match=r"`num_trials` must be 1.*Received: 5"):
@@ -229,6 +245,38 @@ def test_a_search_whose_training_metrics_are_private_may_compare_by_them(tmp_pat
     assert "compared runs" not in statement
     assert "Metrics and losses shown during training are exact" not in statement
     assert tuner.privacy_spent().epsilon <= 3.0
+
+
+def test_the_statement_says_when_the_program_computed_the_scores_itself(tmp_path):
+    shown = keras_dp.PrivateMetrics(bounds={"loss": (0, 9)})
+    own = Pretending(building=lambda hp: private(private_metrics=shown))
+    own.score = lambda run, hp: 1.0
+    tuner = searched(own, tmp_path, objective="loss", runs=1)
+    text = " ".join(str(tuner.privacy_statement()).split())
+    assert "compared runs by 'loss', computed by the program itself, unchecked." in text
+
+
+def test_a_callback_that_limits_epsilon_holds_for_the_search_as_a_whole(tmp_path):
+    shown = []
+
+    class Showing(keras_tuner.HyperModel):
+        def build(self, hp):
+            return build(hp)
+
+        def fit(self, hp, model, *args, **kwargs):
+            shown.append(model.fit(*args, **kwargs).history)
+            return shown[-1]
+
+    def limited(epsilon):
+        tuner = search_of(Showing(), tmp_path, runs=1, project_name=f"{epsilon}")
+        callback = keras_dp.callbacks.PrivacyBudget(epsilon, BUDGET.delta)
+        tuner.search(*data(), validation_data=held_out(), callbacks=[callback], **SIZES)
+        return tuner.privacy_spent().epsilon
+
+    spent = limited(3.0)
+    assert shown[0]["epsilon"] == [spent, spent]
+    with pytest.raises(PrivacyBudgetExceeded, match="allows no further update: 20 updates"):
+        limited(0.99 * spent)
 
 
 def test_a_run_may_make_fewer_updates_than_the_search_counts(tmp_path):
