@@ -58,6 +58,11 @@ def theorem(orders, divergences, mean, shape):
     return divergences + math.log(mean) / (orders - 1) + constant
 
 
+def theorem_6(orders, divergences, deltas, mean):
+    """Return the bounds of theorem 6 there, from deltas at epsilon `log(1 + 1 / (order - 1))`."""
+    return divergences + mean * deltas + math.log(mean) / (orders - 1)
+
+
 def gaussian_outcomes(noise, rate=1.0, points=6001):
     """Return the outcomes of a sampled Gaussian mechanism without and with an example, finely."""
     edges = np.linspace(-12 * noise, 1 + 12 * noise, points)
