@@ -80,6 +80,7 @@ class Candidates(keras_tuner.HyperModel):
         self._check_fresh(model)
         model.join_search(search)
         results = self._inner.fit(hp, model, *args, **kwargs)
+        self._remember(model)  # again: training may have built it
         self._check_known(hp)
         return results
 
@@ -117,14 +118,16 @@ class Candidates(keras_tuner.HyperModel):
             )
 
     def _check_fresh(self, model: Any) -> None:
-        parts = [model, model.optimizer, *model.trainable_variables]
-        if any(self._used.get(id(part)) is part for part in parts):
+        if any(self._used.get(id(part)) is part for part in _parts(model)):
             raise ValueError(
                 "The build function must make a new model, optimizer and trainable weights in "
                 "every call: a run must not go on where another ended. Freeze layers that all "
                 "candidates share, `layer.trainable = False`, or copy them."
             )
-        self._used.update({id(part): part for part in parts})
+        self._remember(model)
+
+    def _remember(self, model: Any) -> None:
+        self._used.update({id(part): part for part in _parts(model)})
 
 
 def check_compiled_for(budget: Budget, model: Any) -> None:
@@ -169,6 +172,10 @@ def check_compiled_for(budget: Budget, model: Any) -> None:
             "The build function must leave `seed=None` in the optimizer: runs that share a "
             f"seed share their noise. Received: {model.optimizer.seed!r}."
         )
+
+
+def _parts(model: Any) -> list[Any]:
+    return [model, model.optimizer, *model.trainable_variables]
 
 
 def _shown(model: Any) -> tuple[str, ...] | None:
