@@ -9,12 +9,12 @@ import keras
 from keras_dp import accounting, planning, validation, watching
 from keras_dp.accounting import BestOf, Release
 from keras_dp.plan import Budget, PrivacyPlan
-from keras_dp.sampling import ArraySource
+from keras_dp.sampling import Source
 
 
 def opened(
     model: Any,
-    source: ArraySource,
+    source: Source,
     sizes: tuple[int | None, int | None, int],
     promise: tuple[Budget, BestOf],
     before: Release | None,
@@ -35,12 +35,13 @@ def opened(
     """
     given, steps_per_epoch, epochs = sizes
     batch_size = planning.choose_batch_size(given, steps_per_epoch, source, model.sampler)
-    steps = planning.steps_of_epoch(source.size, batch_size, steps_per_epoch)
+    steps = planning.steps_of_epoch(source, batch_size, steps_per_epoch)
     updates = validation.positive_int("epochs", epochs) * steps
+    source.open(updates + (source.updates_per_epoch or 0))  # every run reads them anew
     budget, best_of = promise
     id = secrets.token_hex(16) if before is None else before.id
     prior = tuple(release for release in model.ledger.releases if release.id != id)
-    plan = _plan(model, batch_size, source.size)
+    plan = _plan(model, batch_size, source)
     plan = accounting.calibrate(budget, plan, updates, prior, best_of)
     search = Release(plan, updates, id, best_of)
     if before is not None and search != before:
@@ -131,17 +132,18 @@ def _private_names(model: Any) -> tuple[str, ...]:
     return () if model.private_metrics is None else tuple(model.private_metrics.names)
 
 
-def _plan(model: Any, batch_size: int, dataset_size: int) -> PrivacyPlan:
+def _plan(model: Any, batch_size: int, source: Source) -> PrivacyPlan:
     """Return the plan of an update but for the noise; clip norms differ, so it stands for 1."""
     sampler = model.sampler
+    settings = {**sampler.plan_settings(batch_size, source.size), **source.plan_settings()}
     return PrivacyPlan(
         sampling=sampler.name,
         batch_size=batch_size,
-        dataset_size=dataset_size,
+        dataset_size=source.size,
         clip_norm=1.0,
         noise_multiplier=1.0,
         private_metrics=len(_private_names(model)),
-        **sampler.plan_settings(batch_size, dataset_size),
+        **settings,
     )
 
 

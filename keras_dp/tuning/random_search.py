@@ -11,7 +11,7 @@ import keras_tuner
 from keras_dp import accounting
 from keras_dp.accounting import BestOf, Ledger, PrivacySpent, PrivacyStatement
 from keras_dp.plan import Budget
-from keras_dp.sampling import ArraySource
+from keras_dp.sampling import Source, as_source
 from keras_dp.tuning import opening, publishing
 from keras_dp.tuning.candidates import Candidates
 from keras_dp.tuning.oracle import IndependentRuns
@@ -173,12 +173,19 @@ class PrivateRandomSearch(keras_tuner.Tuner):
             return
         opening.check_callbacks(callbacks)
         opening.check_held_out(validation_data, x)
-        source = ArraySource(x, y, sample_weight)
+        model = self.hypermodel.first()
+        source = as_source(
+            x,
+            y,
+            sample_weight,
+            sampler=model.sampler,
+            steps_per_epoch=steps_per_epoch,
+            preprocess=model.row_preprocessing,
+        )
         split = bool(validation_split) and validation_data is None
         if split:
             source, _ = source.split(validation_split)
         held_out = split or validation_data is not None or self.hypermodel.fits_itself
-        model = self.hypermodel.first()
         opening.check_objective(self.oracle.names(), model, held_out)
         own_fit = self.hypermodel.fits_itself
         notes = opening.notes(self.oracle.names(), model, callbacks, split=split, own_fit=own_fit)
@@ -322,7 +329,7 @@ class PrivateRandomSearch(keras_tuner.Tuner):
     def _open(
         self,
         model: Any,
-        source: ArraySource,
+        source: Source,
         sizes: tuple[int | None, int | None, int],
         notes: list[str],
     ) -> None:

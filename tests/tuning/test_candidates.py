@@ -166,6 +166,31 @@ def test_a_sampling_that_a_search_cannot_count_is_refused(tmp_path):
         tuner.search(*data(), validation_data=held_out(), **SIZES)
 
 
+def batches():
+    x, y = data()
+    return [(x[i : i + 250], y[i : i + 250]) for i in range(0, 1000, 250)]
+
+
+def streaming(hp):
+    return private(sampling=keras_dp.sampling.Stream(dataset_size=1000))
+
+
+def test_a_stream_is_read_from_its_beginning_in_every_run(tmp_path):
+    passes = []
+    tuner = search_of(streaming, tmp_path, runs=2)
+    stream = lambda: passes.append(0) or iter(batches())  # noqa: E731
+    tuner.search(stream, epochs=2, steps_per_epoch=4, validation_data=held_out())
+    search = tuner.oracle.search
+    assert (search.updates, search.plan.batch_size, search.plan.updates_per_epoch) == (8, 250, 4)
+    assert len(passes) >= 5  # one to look at, and two in each run
+
+
+def test_a_stream_that_runs_once_is_refused(tmp_path):
+    tuner = search_of(streaming, tmp_path)
+    with pytest.raises(ValueError, match="The stream must begin again"):
+        tuner.search(iter(batches()), steps_per_epoch=4, validation_data=held_out())
+
+
 class Fitting(keras_tuner.HyperModel):
     """Trains with other arguments than the search was called with."""
 
