@@ -47,6 +47,16 @@ def test_without_a_delta_it_counts_and_states_no_epsilon(path, capsys):
     assert again.releases == LedgerFile.read(path).releases
 
 
+def test_a_search_is_told_from_updates(path, capsys):
+    search = accounting.Release(plan(), 50, "search", accounting.BestOf(10))
+    LedgerFile.open(path).ledger.add(search)
+    assert main(["ledger", str(path)]) == 0
+    *others, last = capsys.readouterr().out.splitlines()[1:-1]
+    assert last.startswith("50 of ")
+    assert last.endswith("in each run of a search: BestOf(mean_runs=10.0, shape=1.0, seeded=False)")
+    assert not any("search" in other for other in others)
+
+
 def test_it_reads_a_file_that_training_writes_to(path, capsys):
     training = LedgerFile.open(path)
     training.ledger.record(plan(noise_multiplier=2.0))

@@ -47,5 +47,12 @@ def state(arguments: argparse.Namespace) -> tuple[str, int]:
 
 def _outline(ledger: accounting.Ledger) -> str:
     lines = [f"{ledger.updates} updates. State --delta to see their epsilon."]
-    lines += [f"{release.updates} of {release.plan}" for release in ledger.releases]
+    lines += map(_described, ledger.releases)
     return "\n".join([*lines, *ledger.notes])
+
+
+def _described(release: accounting.Release) -> str:
+    made = f"{release.updates} of {release.plan}"
+    return (
+        made if release.best_of is None else f"{made}, in each run of a search: {release.best_of}"
+    )
