@@ -1,6 +1,16 @@
 """What every test and every doctest starts from: Keras on JAX, on the CPU."""
 
+import atexit
 import os
+import shutil
+import tempfile
+
+# The tests compile the same programs again and again, in several processes: once is enough.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="keras_dp-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 # Before anything imports Keras or JAX, because both choose once.
 os.environ.setdefault("KERAS_BACKEND", "jax")
