@@ -16,15 +16,18 @@ from keras_dp.errors import LedgerFileError
 _VERSION = 1
 _HEADER = "keras_dp_ledger"
 _CHECK = ',"check":"'
+_PAGE = 4096
+"""Within a page a write is whole or not at all, also when the process is killed meanwhile."""
 
 
 class LedgerFile:
     """An append-only file with one line for every update, and the ledger that it holds.
 
-    A line is written before the update that it announces is applied, by one unbuffered call, so
-    the file survives a process that is killed at any moment. Every line carries a check of all
-    lines before it: a file that was edited or cut in the middle of a line is refused. One process
-    at a time may use a file; several models of a process share it, and with it one count.
+    A line is written before the update that it announces is applied, by one unbuffered call within
+    one page of the file, so the file survives a process that is killed at any moment. Every line
+    carries a check of all lines before it: a file that was edited or cut in the middle of a line is
+    refused. One process at a time may use a file; several models of a process share it, and with it
+    one count.
 
     Use `open`, which shares the file within the process.
 
@@ -96,9 +99,10 @@ class LedgerFile:
             content = _content(path)
             whole = content[: content.rfind(b"\n") + 1]
             _read(path, whole)
+            torn = bool(content[len(whole) :].strip())
             os.truncate(path, len(whole))
         file = cls.open(path)
-        if whole != content and file.ledger.releases:
+        if torn and file.ledger.releases:
             file.ledger.record(file.ledger.releases[-1].plan)
         return file.ledger.updates
 
@@ -143,6 +147,9 @@ class LedgerFile:
         check = _check(self._last, body)
         line = f'{body[:-1]}{_CHECK}{check}"}}\n'.encode()
         size = os.fstat(self._handle).st_size
+        room = -size % _PAGE
+        if room < len(line) <= _PAGE:
+            line = b" " * room + line
         try:
             written = os.write(self._handle, line)
         except OSError as error:
@@ -185,7 +192,7 @@ def _content(path: Path) -> bytes:
 def _read(path: Path, content: bytes) -> tuple[Ledger, str]:
     """Return the ledger in a file's content, and the check of its last line."""
     lines = content.split(b"\n")
-    if lines.pop():
+    if lines.pop().strip():
         raise _damaged(path, len(lines) + 1, "it breaks off in the middle")
     releases: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
@@ -210,7 +217,7 @@ def _read(path: Path, content: bytes) -> tuple[Ledger, str]:
 
 
 def _entry(path: Path, number: int, line: bytes, last: str) -> tuple[dict[str, Any], str]:
-    body, found, check = line.decode(errors="replace").rpartition(_CHECK)
+    body, found, check = line.decode(errors="replace").lstrip(" ").rpartition(_CHECK)
     body, check = body + "}", check.removesuffix('"}')
     if not found or check != _check(last, body):
         raise _damaged(path, number, "it is not what was written, or a line before it is missing")

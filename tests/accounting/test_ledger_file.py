@@ -113,6 +113,26 @@ def test_mending_drops_the_line_that_broke_off_and_counts_its_update(path):
     assert LedgerFile.open(path).ledger.updates == 3
 
 
+def test_no_line_crosses_a_page_so_that_a_kill_cannot_tear_it(path):
+    """Linux looks for a kill between the pages of a write; what it may leave are blanks."""
+    written(path, *[plan()] * 500)
+    content, start = path.read_bytes(), 0
+    assert len(content) > 4 * 4096
+    for line in content.splitlines(keepends=True):
+        text = len(line.lstrip(b" "))
+        end = start + len(line) - 1
+        assert (end - text + 1) // 4096 == end // 4096
+        start += len(line)
+    blanks = next(line for line in content.splitlines() if line.startswith(b" "))
+    path.write_bytes(content[: content.index(b"\n" + blanks) + 1] + b"   ")
+    left = LedgerFile.open(path).ledger.updates
+    assert 0 < left < 500
+    gc.collect()
+    assert LedgerFile.mend(path) == left
+    written(path, plan())
+    assert LedgerFile.open(path).ledger.updates == left + 1
+
+
 def test_mending_does_not_touch_a_file_that_was_edited(path):
     written(path, plan(), plan())
     edited = path.read_text().replace('"updates":2', '"updates":1')
