@@ -32,7 +32,7 @@ CLIP_RULES = "tests/clipping/test_clip_rules.py::"
 FIT = "tests/training/test_fit.py::"
 REFUSALS = "tests/training/test_refusals.py::"
 SAMPLING = "tests/sampling/"
-NOISE = "tests/test_noise.py::"
+NOISE = "tests/noise/test_gaussian.py::"
 EQUALS = "tests/training/test_equals_keras.py::"
 SCHEMES = "tests/training/test_sampling_schemes.py::"
 SHOWN = "tests/training/test_metrics_shown.py::"
@@ -130,9 +130,11 @@ MUTATIONS = {
             EQUALS + "test_the_cut_into_microbatches_changes_nothing",
         ),
     ),
-    "noise halved": Mutation("noise.py", "+ scale * draw", "+ 0.5 * scale * draw", (RELEASED,)),
+    "noise halved": Mutation(
+        "noise/gaussian.py", "+ scale * draw", "+ 0.5 * scale * draw", (RELEASED,)
+    ),
     "noise in low precision": Mutation(
-        "noise.py",
+        "noise/gaussian.py",
         "normal(key, s, jnp.float32)",
         "normal(key, s, jnp.bfloat16)",
         (NOISE + "test_noise_is_normal_with_the_asked_standard_deviation",),
@@ -147,7 +149,7 @@ MUTATIONS = {
         (FIT + "test_an_empty_draw_is_a_noisy_counted_update",),
     ),
     "noise key reused between variables": Mutation(
-        "noise.py",
+        "noise/gaussian.py",
         "np.array(members, np.uint32)",
         "np.zeros(len(members), np.uint32)",
         (NOISE + "test_noise_of_variables_updates_and_seeds_is_unrelated",),
