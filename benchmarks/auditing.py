@@ -126,13 +126,13 @@ def seeds_of_true_pipeline(seeds):
         )
 
 
-def _half(sums, key, stddev):
-    return TRUE_NOISE(sums, key, [0.5 * one for one in stddev])
+def _half(sums, key, stddev, kind):
+    return TRUE_NOISE(sums, key, [0.5 * one for one in stddev], kind)
 
 
 def _missing(position):
-    def add_noise(sums, key, stddev):
-        noisy = TRUE_NOISE(sums, key, stddev)
+    def add_noise(sums, key, stddev, kind):
+        noisy = TRUE_NOISE(sums, key, stddev, kind)
         noisy[position] = sums[position]
         return noisy
 
@@ -155,9 +155,7 @@ FAULTS = {
         Flat, "factors", lambda self, norms, clip_norm, layers=1: jnp.ones_like(norms)
     ),
     "noise at half": mock.patch.object(noise, "add_noise", _half),
-    "one noise key": mock.patch.object(
-        noise, "noise_key", lambda seed, update: np.array([1, 2], np.uint32)
-    ),
+    "one noise key": mock.patch.object(noise, "noise_key", lambda *_: np.array([1, 2], np.uint32)),
     **{
         f"no noise on {name}": mock.patch.object(noise, "add_noise", _missing(position))
         for position, name in enumerate(("hidden kernel", "hidden bias", "out kernel", "out bias"))

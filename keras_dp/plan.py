@@ -8,6 +8,12 @@ from typing import Any
 
 from keras_dp import validation
 
+NOISES = ("gaussian", "discrete_gaussian")
+"""The kinds of noise, by the names that `DPOptimizer(noise=...)` takes."""
+
+LATTICE = 2**25
+"""Discrete noise has at least so many steps of its lattice in a standard deviation."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -70,6 +76,9 @@ class PrivacyPlan:
             schemes that see to that.
         private_metrics: Number of training metrics that are released with noise beside the sum;
             `noise_multiplier` is then that of both together.
+        noise: The kind of noise, see `NOISES`.
+        dimension: How many numbers an update releases, which the rounding of discrete noise
+            depends on: the trainable weights and what is released beside them.
     """
 
     sampling: str
@@ -83,12 +92,38 @@ class PrivacyPlan:
     largest_batch: int | None = None
     updates_per_epoch: int | None = None
     private_metrics: int = 0
+    noise: str = "gaussian"
+    dimension: int | None = None
 
     @property
     def noise_stddev(self) -> float:
         """Standard deviation of the noise on the clipped sum."""
         bound = self.clip_norm if self.sensitivity is None else self.sensitivity
-        return self.noise_multiplier * bound
+        return self.raised_noise_multiplier * bound
+
+    @property
+    def raised_noise_multiplier(self) -> float:
+        """The noise multiplier that leaves `noise_multiplier` after the sums were rounded.
+
+        Discrete noise is added to sums on a lattice of step `stddev / LATTICE` or less. Rounding
+        moves those of neighbouring data sets apart by `sqrt(dimension)` steps at most, so
+        `1 / raised + sqrt(dimension) / LATTICE = 1 / noise_multiplier`.
+
+        Raises:
+            ValueError: when no noise on so coarse a lattice leaves so large a noise multiplier.
+        """
+        noise_multiplier = self.noise_multiplier
+        if self.noise == "gaussian" or math.isinf(noise_multiplier):
+            return noise_multiplier
+        left = 1 - noise_multiplier * math.sqrt(self.dimension or 0) / LATTICE
+        if left <= 0:
+            raise ValueError(
+                "`noise_multiplier` must be smaller with noise='discrete_gaussian' and so many "
+                "weights, or rounding the sum would cost more than the noise allows. Received: "
+                f"noise_multiplier={noise_multiplier:g}, {self.dimension} numbers in an update. "
+                "Train fewer weights, lower the noise multiplier or use noise='gaussian'."
+            )
+        return noise_multiplier / left
 
     def get_config(self) -> dict[str, Any]:
         """Return the fields as a dictionary of JSON values."""

@@ -8,6 +8,7 @@ import keras
 
 from keras_dp import backend, sampling, validation
 from keras_dp.accounting import BudgetGuard
+from keras_dp.clipping import AdaptiveQuantile
 from keras_dp.errors import NotPrivateError
 from keras_dp.optimizers import DPOptimizer
 from keras_dp.plan import PrivacyPlan, updates_per_epoch
@@ -107,7 +108,9 @@ def plan_run(
         clipping=optimizer.clip_rule.name,
         sensitivity=float(optimizer.clip_rule.sensitivity(optimizer.clip_norm)),
         seeded=optimizer.seed is not None,
-        private_metrics=0 if model.private_metrics is None else len(model.private_metrics.names),
+        private_metrics=_shown(model),
+        noise=optimizer.noise,
+        dimension=_dimension(model) if optimizer.noise == "discrete_gaussian" else None,
         **({} if sampler is None else sampler.plan_settings(batch_size, source.size)),
         **source.plan_settings(),
     )
@@ -201,6 +204,17 @@ def describe(model: Any) -> str:
         f"noise multiplier {'to be calibrated' if noise is None else f'{noise:g}'}, sampling "
         f"{model.sampler.name}, budget {model.budget}, {model.ledger.updates} updates so far"
     )
+
+
+def _dimension(model: Any) -> int:
+    """Count the numbers that an update releases, those for which `step.start` has a sum."""
+    weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    count = isinstance(model.optimizer.clip_rule, AdaptiveQuantile)
+    return weights + count + _shown(model)
+
+
+def _shown(model: Any) -> int:
+    return 0 if model.private_metrics is None else len(model.private_metrics.names)
 
 
 def _owner(model: Any, variable: Any) -> Any:

@@ -59,7 +59,7 @@ class PrivateRun:
             PrivacyBudgetExceeded: when not one more update fits, or when the planned ones do not
                 all fit and no callback asks for a clean stop.
         """
-        self._sum_noise_multiplier()  # refuses a count that leaves nothing for the sum
+        self._sum_noise_multiplier()  # refuses what leaves nothing for the sum
         self.source.open(updates)
         if self.plan.updates_per_epoch is not None:  # a new epoch is drawn, and paid for
             self.guard.ledger.close()
@@ -78,7 +78,8 @@ class PrivateRun:
 
         Raises:
             PrivacyBudgetExceeded: when the update would pass the model's budget.
-            ValueError: when the clip rule's own release would leave nothing for the sum.
+            ValueError: when the clip rule's own release, or rounding, would leave nothing for the
+                sum.
         """
         self._sum_noise_multiplier()
         self.guard.admit(self.plan)
@@ -109,7 +110,7 @@ class PrivateRun:
             np.float32(self.plan.clip_norm),
             np.float32(self._sum_noise_multiplier()),
             np.float32(self.plan.batch_size),
-            noise.noise_key(self.seed, self.guard.ledger.updates),
+            noise.noise_key(self.seed, self.guard.ledger.updates, self.plan.noise),
         )
 
     def microbatches(self, batch: SampledBatch) -> Iterator[Microbatch]:
@@ -167,7 +168,7 @@ class PrivateRun:
         self.plan = replace(self.plan, noise_multiplier=noise_multiplier)
 
     def _sum_noise_multiplier(self) -> float:
-        left, batch_size = self.plan.noise_multiplier, self.plan.batch_size
+        left, batch_size = self.plan.raised_noise_multiplier, self.plan.batch_size
         if self.private_metrics is not None:
             left = self.private_metrics.left_for_gradients(left, batch_size)
         return self.clip_rule.sum_noise_multiplier(left, batch_size)

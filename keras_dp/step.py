@@ -24,9 +24,10 @@ class Mechanism(NamedTuple):
     Attributes:
         clip_norm: Float, the bound on one example's gradient; where an adaptive one starts.
         noise_multiplier: Float, standard deviation of the noise on the sum, in units of the clip
-            rule's sensitivity.
+            rule's sensitivity; raised where the sum is rounded, see
+            `PrivacyPlan.raised_noise_multiplier`.
         batch_size: Float, the declared batch size that the noisy sum is divided by.
-        key: uint32 array of shape `(2,)`, this update's secret noise key.
+        key: uint32 array, this update's secret noise key, see `noise_key`.
     """
 
     clip_norm: np.float32
@@ -121,8 +122,9 @@ def finish(model: Any, advance: Any, state: State, sums: list[Any], mechanism: M
     params, non_trainable, optimizer_variables, metrics = state
     optimizer = model.optimizer
     clip_norm = optimizer.present_clip_norm(optimizer_variables, mechanism.clip_norm)
-    released = privatize(optimizer.clip_rule, sums, mechanism, clip_norm, model.private_metrics)
-    noisy, excess, shares = released
+    noisy, excess, shares = privatize(
+        optimizer.clip_rule, sums, mechanism, clip_norm, model.private_metrics, optimizer.noise
+    )
     _, regularization = backend.regularization_gradient(model, params)
     gradient = [g + r for g, r in zip(noisy.values, regularization, strict=True)]
     advanced = advance(params, non_trainable) if non_trainable else []
@@ -143,6 +145,7 @@ def privatize(
     mechanism: Mechanism,
     clip_norm: Any,
     private_metrics: PrivateMetrics | None = None,
+    kind: str = "gaussian",
 ) -> tuple[NoisyGradient, Any, Any]:
     """Add noise to all sums of one update, each as much as its sensitivity asks for.
 
@@ -152,6 +155,7 @@ def privatize(
         mechanism: Noise, divisor and key of this update.
         clip_norm: The bound that this update's gradients were clipped to.
         private_metrics: What is shown in the training logs, or `None`.
+        kind: The kind of noise, `"gaussian"` (default) or `"discrete_gaussian"`.
 
     Returns:
         `(sums + noise) / batch_size` in float32; the noisy count of an adaptive rule or `None`;
@@ -164,7 +168,7 @@ def privatize(
         others.append(private_metrics.stddev(mechanism.batch_size))
     weights = len(sums) - len(others)
     stddev = mechanism.noise_multiplier * rule.sensitivity(clip_norm)
-    noisy = noise.add_noise(sums, mechanism.key, [stddev] * weights + others)
+    noisy = noise.add_noise(sums, mechanism.key, [stddev] * weights + others, kind)
     gradient = NoisyGradient([total / mechanism.batch_size for total in noisy[:weights]])
     excess = noisy[weights] if isinstance(rule, AdaptiveQuantile) else None
     shares = noisy[-1] / mechanism.batch_size if private_metrics is not None else None

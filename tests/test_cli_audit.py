@@ -48,7 +48,9 @@ def test_a_refuted_claim_is_the_exit_code(files, monkeypatch, capsys):
     from keras_dp import noise
 
     add = noise.add_noise
-    monkeypatch.setattr(noise, "add_noise", lambda s, k, d: add(s, k, [0.01 * one for one in d]))
+    monkeypatch.setattr(
+        noise, "add_noise", lambda s, k, d, kind: add(s, k, [0.01 * one for one in d], kind)
+    )
     assert main(line(files, "--canaries", "250")) == 1
     assert "The claim is refuted" in capsys.readouterr().out
 

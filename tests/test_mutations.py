@@ -33,6 +33,7 @@ FIT = "tests/training/test_fit.py::"
 REFUSALS = "tests/training/test_refusals.py::"
 SAMPLING = "tests/sampling/"
 NOISE = "tests/noise/test_gaussian.py::"
+DISCRETE = "tests/noise/"
 EQUALS = "tests/training/test_equals_keras.py::"
 SCHEMES = "tests/training/test_sampling_schemes.py::"
 SHOWN = "tests/training/test_metrics_shown.py::"
@@ -156,8 +157,8 @@ MUTATIONS = {
     ),
     "noise key reused between updates": Mutation(
         "run.py",
-        "noise.noise_key(self.seed, self.guard.ledger.updates)",
-        "noise.noise_key(0, 0)",
+        "noise.noise_key(self.seed, self.guard.ledger.updates, self.plan.noise)",
+        "noise.noise_key(0, 0, self.plan.noise)",
         (RELEASED,),
     ),
     "noise key from a global seed": Mutation(
@@ -165,6 +166,33 @@ MUTATIONS = {
         "return secrets.token_bytes(size)",
         "import numpy\n        return numpy.random.bytes(size)",
         (NOISE + "test_without_a_seed_every_key_is_new_whatever_global_seeds_are_set",),
+    ),
+    "discrete noise halved": Mutation(
+        "noise/discrete.py",
+        "2**_STEPS / SIGMA",
+        "2**_STEPS / (2 * SIGMA)",
+        (DISCRETE + "test_discrete.py::test_noise_is_normal_with_the_asked_standard_deviation",),
+    ),
+    "discrete noise reused between chunks": Mutation(
+        "noise/discrete.py",
+        "(number, 0, 0)",
+        "(0, 0, 0)",
+        (
+            DISCRETE
+            + "test_discrete.py::test_neighbours_parts_chunks_variables_and_updates_are_unrelated",
+        ),
+    ),
+    "discrete noise added to a sum that is not rounded": Mutation(
+        "noise/discrete.py",
+        "return (high.astype(jnp.float32) * 2.0**_HALF + low.astype(jnp.float32)) * found.step",
+        "return total + noise.astype(jnp.float32) * found.step",
+        (DISCRETE + "test_attack.py::test_no_number_with_discrete_noise_rules_the_other_sum_out",),
+    ),
+    "the rounding to the lattice for free": Mutation(
+        "plan.py",
+        "return noise_multiplier / left",
+        "return noise_multiplier",
+        (DISCRETE + "test_training.py::test_the_mechanism_of_an_update_is_that_of_the_plan",),
     ),
     "noise for every microbatch": Mutation(
         "step.py",

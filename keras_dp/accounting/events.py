@@ -12,7 +12,7 @@ from dp_accounting import (
 
 from keras_dp import validation
 from keras_dp.accounting.balls_in_bins import BallsInBinsDpEvent
-from keras_dp.plan import PrivacyPlan, default_largest_batch, updates_per_epoch
+from keras_dp.plan import NOISES, PrivacyPlan, default_largest_batch, updates_per_epoch
 
 _MOST_NOISE = 1e9
 
@@ -98,6 +98,8 @@ def check(plan: PrivacyPlan) -> None:
     dataset_size = validation.positive_int("dataset_size", plan.dataset_size)
     validation.positive_float("clip_norm", plan.clip_norm)
     validation.non_negative_float("noise_multiplier", plan.noise_multiplier)
+    if validation.one_of("noise", plan.noise, NOISES) == "discrete_gaussian":
+        validation.positive_int("dimension", plan.dimension)
     if batch_size > dataset_size:
         raise ValueError(
             "`batch_size` must be at most `dataset_size`. "

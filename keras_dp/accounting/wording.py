@@ -33,9 +33,13 @@ NOT_COVERED = (
     HYPER_PARAMETERS,
     "The size of the data set and the batch size: they are treated as public.",
     "Data used for pre-training, and preprocessing that was fitted on the data.",
-    "Attacks on floating-point noise: it is drawn and added in float32.",
+    "Rounding in the float32 arithmetic of gradients, norms and sums, by which one example can "
+    "exceed its bound a little.",
 )
-"""What the guarantee does not speak about."""
+"""What the guarantee does not speak about, whatever the updates were."""
+
+FLOATING_POINT = "Attacks on floating-point noise: it was drawn and added in float32."
+"""What it does not speak about where noise was not discrete."""
 
 
 def text(statement: "PrivacyStatement") -> str:
@@ -148,10 +152,11 @@ def not_covered(statement: "PrivacyStatement") -> tuple[str, ...]:
     plans = [plan for plan, _ in statement.releases]
     plans += [plan for plan, _, _ in statement.searches]
     exact = () if plans and all(plan.private_metrics for plan in plans) else (EXACT_METRICS,)
+    floating = (FLOATING_POINT,) if any(plan.noise == "gaussian" for plan in plans) else ()
     if not statement.searches:
-        return (*exact, *NOT_COVERED, *statement.notes)
+        return (*exact, *NOT_COVERED, *floating, *statement.notes)
     rest = [item for item in NOT_COVERED if item != HYPER_PARAMETERS]
-    return (*exact, *rest, *OF_SEARCHES, *statement.notes)
+    return (*exact, *rest, *floating, *OF_SEARCHES, *statement.notes)
 
 
 def updates(statement: "PrivacyStatement") -> Iterator[str]:
@@ -187,12 +192,17 @@ def _noise_on_sum(plan: PrivacyPlan) -> str:
         return (
             f"Clip norm {plan.clip_norm:g} at first, then following a quantile of the gradients' "
             f"norms by noisy counts; noise multiplier {plan.noise_multiplier:g} for the sum of the "
-            "clipped gradients and the count together."
+            f"clipped gradients and the count together{_on_lattice(plan)}."
         )
     return (
         f"Clip norm {plan.clip_norm:g}{rule}, noise multiplier {plan.noise_multiplier:g}: noise of "
-        f"standard deviation {plan.noise_stddev:g} on the sum of the clipped gradients."
+        f"standard deviation {plan.noise_stddev:g} on the sum of the clipped "
+        f"gradients{_on_lattice(plan)}."
     )
+
+
+def _on_lattice(plan: PrivacyPlan) -> str:
+    return ", discrete on a lattice" if plan.noise == "discrete_gaussian" else ""
 
 
 def accounting(statement: "PrivacyStatement") -> str:

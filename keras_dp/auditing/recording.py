@@ -176,6 +176,7 @@ def copied_settings(optimizer: DPOptimizer) -> dict[str, Any]:
         "clip_norm": optimizer.clip_norm,
         "noise_multiplier": optimizer.noise_multiplier,
         "clipping": optimizer.clip_rule,
+        "noise": optimizer.noise,
     }
 
 

@@ -1,5 +1,46 @@
-"""Gaussian noise, its keys, and the one place where it is added."""
+"""Gaussian noise: what kinds there are, their keys, and the one place where it is added."""
 
-from keras_dp.noise.gaussian import add_noise, noise_key
+from typing import Any
 
-__all__ = ["add_noise", "noise_key"]
+import numpy as np
+
+from keras_dp import keys, validation
+from keras_dp.noise import discrete, gaussian
+
+_KINDS: dict[str, Any] = {"gaussian": gaussian, "discrete_gaussian": discrete}
+
+
+def noise_key(seed: int | None, update: int, kind: str = "gaussian") -> np.ndarray:
+    """Return the key of one update's noise: uint32 words, as many as the kind of noise takes.
+
+    Args:
+        seed: `None` for the operating system's entropy, or the user's seed.
+        update: Number of updates made before this one.
+        kind: The kind of noise, `"gaussian"` (default) or `"discrete_gaussian"`.
+    """
+    size = _KINDS[kind].KEY_BYTES
+    return np.frombuffer(keys.update_key(seed, "noise", update, size), dtype=np.uint32)
+
+
+def add_noise(sums: list[Any], key: Any, stddev: Any, kind: str = "gaussian") -> list[Any]:
+    """Add Gaussian noise to the clipped sums, once for an update.
+
+    Args:
+        sums: List of float32 arrays, the clipped sums of one whole update.
+        key: uint32 array of `noise_key`, used for this update only.
+        stddev: Float, standard deviation of the noise, `noise_multiplier * clip_norm`; or a list
+            with one for each entry.
+        kind: The kind of noise: `"gaussian"` (default), or `"discrete_gaussian"`, which is safe
+            from attacks on floating-point noise.
+
+    Returns:
+        List of float32 arrays.
+
+    Privacy:
+        The Gaussian mechanism, if the sums move by at most the sensitivity in L2 norm when one
+        example is added or removed. With discrete noise the sensitivity is that of the sums
+        rounded to a lattice: see `PrivacyPlan.raised_noise_multiplier`, which allows for it.
+    """
+    validation.one_of("noise", kind, _KINDS)
+    stddevs = stddev if isinstance(stddev, list) else [stddev] * len(sums)
+    return _KINDS[kind].add(sums, key, stddevs)

@@ -7,44 +7,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from keras_dp import keys
-
 KEY_BYTES = 8
 SMALL = 1024
 """Variables up to this size are drawn together."""
 
 
-def noise_key(seed: int | None, update: int) -> np.ndarray:
-    """Return the key of one update's noise, as two uint32 words.
+def add(sums: list[Any], key: Any, stddevs: list[Any]) -> list[Any]:
+    """Return `sums[i] + stddevs[i] * N(0, I)`, drawn in float32 with a key for each entry.
 
     Args:
-        seed: `None` for the operating system's entropy, or the user's seed.
-        update: Number of updates made before this one.
-    """
-    return np.frombuffer(keys.update_key(seed, "noise", update, KEY_BYTES), dtype=np.uint32)
-
-
-def add_noise(sums: list[Any], key: Any, stddev: Any) -> list[Any]:
-    """Add Gaussian noise to the clipped sums, once for an update.
-
-    `sums[i] + stddev * N(0, I)`, drawn in float32 with a key of its own for each entry.
-
-    Args:
-        sums: List of float32 arrays, the clipped sums of one whole update.
-        key: uint32 array of shape `(2,)`, used for this update only.
-        stddev: Float, standard deviation of the noise, `noise_multiplier * clip_norm`.
-
-    Returns:
-        List of float32 arrays.
+        sums: List of arrays.
+        key: uint32 array of shape `(2,)`.
+        stddevs: List of floats.
 
     Privacy:
-        The Gaussian mechanism, if the sums move by at most the sensitivity in L2 norm when one
-        example is added or removed. In lower precision the noise has few distinct values and no
-        tail, so it is drawn and added in float32 whatever the dtype policy.
+        The Gaussian mechanism up to rounding. In lower precision the noise has few distinct values
+        and no tail, so it is drawn and added in float32 whatever the dtype policy. An attacker who
+        looks at the last bits of a released sum learns more than the mechanism says.
     """
     root = jax.random.wrap_key_data(key, impl="threefry2x32")
     draws = _standard_normals(root, [total.shape for total in sums])
-    stddevs = stddev if isinstance(stddev, list) else [stddev] * len(sums)
     return [
         total.astype(jnp.float32) + scale * draw
         for total, scale, draw in zip(sums, stddevs, draws, strict=True)

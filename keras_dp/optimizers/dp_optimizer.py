@@ -8,6 +8,7 @@ import keras
 from keras_dp import validation
 from keras_dp.clipping import AdaptiveQuantile, resolve
 from keras_dp.errors import NotPrivateError
+from keras_dp.plan import NOISES
 from keras_dp.types import NoisyGradient
 
 _REFUSAL = (
@@ -35,6 +36,8 @@ class DPOptimizer(keras.optimizers.Optimizer):
             `fit`.
         clipping: The clip rule: `"flat"` (default), `"unit_norm"`, `"automatic"`, `"per_layer"`,
             `"adaptive"`, or a rule object such as `clipping.AdaptiveQuantile(quantile=0.6)`.
+        noise: `"gaussian"` (default), drawn and added in float32; or `"discrete_gaussian"`, on a
+            lattice, safe from attacks on floating-point noise. See docs/noise.md.
         seed: `None` (default) draws noise and batches from the operating system's entropy. An
             integer makes them repeatable, for tests and experiments.
         name: Name of the optimizer.
@@ -66,6 +69,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         clip_norm: float = 1.0,
         noise_multiplier: float | None = None,
         clipping: Any = "flat",
+        noise: str = "gaussian",
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -81,6 +85,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         )
         self.clip_rule = resolve(clipping)
         self.clip_rule.check(self.clip_norm)
+        self.noise = validation.one_of("noise", noise, NOISES)
         self._adaptive_clip_norm: Any = None
         self.seed = None if seed is None else _check_seed(seed)
         self._serves_private_model = False
@@ -199,6 +204,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
             "clip_norm": self.clip_norm,
             "noise_multiplier": self.noise_multiplier,
             "clipping": self.clip_rule.get_config(),
+            "noise": self.noise,
         }
 
     def get_config(self) -> dict[str, Any]:

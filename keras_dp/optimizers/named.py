@@ -20,6 +20,7 @@ class _Named(DPOptimizer):
         clip_norm: float = 1.0,
         noise_multiplier: float | None = None,
         clipping: Any = "flat",
+        noise: str = "gaussian",
         seed: int | None = None,
         name: str | None = None,
         **kwargs: Any,
@@ -29,6 +30,7 @@ class _Named(DPOptimizer):
             clip_norm=clip_norm,
             noise_multiplier=noise_multiplier,
             clipping=clipping,
+            noise=noise,
             seed=seed,
             name=name,
         )
@@ -57,6 +59,7 @@ class DPSGD(_Named):
         clip_norm: Float above 0, default 1.0, see `DPOptimizer`.
         noise_multiplier: Float of at least 0, or `None` to calibrate, see `DPOptimizer`.
         clipping: The clip rule, see `DPOptimizer`.
+        noise: `"gaussian"` (default) or `"discrete_gaussian"`, see `DPOptimizer`.
         seed: `None` or an integer, see `DPOptimizer`.
         name: Name of the optimizer.
         **kwargs: Further arguments of `keras.optimizers.SGD`: `momentum`, `nesterov`,
@@ -86,6 +89,7 @@ class DPAdam(_Named):
         clip_norm: Float above 0, default 1.0, see `DPOptimizer`.
         noise_multiplier: Float of at least 0, or `None` to calibrate, see `DPOptimizer`.
         clipping: The clip rule, see `DPOptimizer`.
+        noise: `"gaussian"` (default) or `"discrete_gaussian"`, see `DPOptimizer`.
         seed: `None` or an integer, see `DPOptimizer`.
         name: Name of the optimizer.
         **kwargs: Further arguments of `keras.optimizers.Adam`.
@@ -113,6 +117,7 @@ class DPAdamW(_Named):
         clip_norm: Float above 0, default 1.0, see `DPOptimizer`.
         noise_multiplier: Float of at least 0, or `None` to calibrate, see `DPOptimizer`.
         clipping: The clip rule, see `DPOptimizer`.
+        noise: `"gaussian"` (default) or `"discrete_gaussian"`, see `DPOptimizer`.
         seed: `None` or an integer, see `DPOptimizer`.
         name: Name of the optimizer.
         **kwargs: Further arguments of `keras.optimizers.AdamW`, such as `weight_decay`.

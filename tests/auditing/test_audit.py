@@ -50,12 +50,12 @@ def audited(model=None, **changes):
 TRUE_NOISE = noise.add_noise
 
 
-def half(sums, key, stddev):
-    return TRUE_NOISE(sums, key, [0.5 * one for one in stddev])
+def half(sums, key, stddev, kind):
+    return TRUE_NOISE(sums, key, [0.5 * one for one in stddev], kind)
 
 
-def all_but_the_bias(sums, key, stddev):
-    return [*TRUE_NOISE(sums, key, stddev)[:1], sums[1]]
+def all_but_the_bias(sums, key, stddev, kind):
+    return [*TRUE_NOISE(sums, key, stddev, kind)[:1], sums[1]]
 
 
 def fixed(order_of):
@@ -73,7 +73,7 @@ FAULTS = {
     ),
     "half of the noise": lambda: mock.patch.object(noise, "add_noise", half),
     "one noise key for all updates": lambda: mock.patch.object(
-        noise, "noise_key", lambda seed, update: np.array([1, 2], np.uint32)
+        noise, "noise_key", lambda *_: np.array([1, 2], np.uint32)
     ),
     "no noise on a small variable": lambda: mock.patch.object(noise, "add_noise", all_but_the_bias),
     "a fixed order": lambda: fixed(np.arange),

@@ -36,15 +36,16 @@ def train(folder, with_file):
     log = os.open(folder / "keys", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     draw_key = noise.noise_key
 
-    def logged(seed, update):
-        key = draw_key(seed, update)
+    def logged(*settings):
+        key = draw_key(*settings)
         os.write(log, f"{key.tobytes().hex()}\n".encode())
         return key
 
     noise.noise_key = logged
     inputs = keras.Input((4,), name="inputs")
     model = keras_dp.DPModel(inputs, keras.layers.Dense(3, name="head")(inputs))
-    optimizer = keras_dp.optimizers.DPAdam(0.01, clip_norm=1.0, noise_multiplier=1.0)
+    kind = "discrete_gaussian" if with_file else "gaussian"
+    optimizer = keras_dp.optimizers.DPAdam(0.01, noise_multiplier=1.0, noise=kind)
     ledger_file = folder / "training.ledger" if with_file else None
     model.compile(optimizer, loss="mse", ledger_file=ledger_file)
     rng = np.random.default_rng(0)
