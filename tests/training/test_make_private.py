@@ -165,5 +165,7 @@ def test_summary_shows_the_private_settings(capsys):
     inputs = keras.Input((4,))
     keras_dp.DPModel(inputs, L.Dense(3)(inputs)).summary(print_fn=lines.append)
     assert lines[-1] == "Private training: not compiled"
+    tiny(optimizer=DPSGD(0.1, noise="discrete_gaussian")).summary(print_fn=lines.append)
+    assert "noise multiplier to be calibrated (discrete_gaussian), sampling" in lines[-1]
     tiny(optimizer=DPSGD(0.1)).summary(print_fn=lines.append)
     assert "to be calibrated" in lines[-1]
