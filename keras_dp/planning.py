@@ -200,10 +200,11 @@ def describe(model: Any) -> str:
     noise, name = optimizer.noise_multiplier, optimizer.clip_rule.name
     rule = "" if name == "flat" else f" (clip rule {name})"
     kind = "" if optimizer.noise == "gaussian" else f" ({optimizer.noise})"
+    amount = "to be calibrated" if noise is None else f"{noise:g}"
     return (
         f"Private training: {type(optimizer).__name__}, clip norm {optimizer.clip_norm:g}{rule}, "
-        f"noise multiplier {'to be calibrated' if noise is None else f'{noise:g}'}{kind}, "
-        f"sampling {model.sampler.name}, budget {model.budget}, {model.ledger.updates} updates so far"
+        f"noise multiplier {amount}{kind}, sampling {model.sampler.name}, budget {model.budget}, "
+        f"{model.ledger.updates} updates so far"
     )
 
 
