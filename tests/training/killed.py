@@ -72,18 +72,34 @@ def start(folder, with_file):
     return pid
 
 
+def keys_of(folder):
+    return (folder / "keys").read_text().split()
+
+
+def mend(backup):
+    """Make up for Keras, which empties the file with the epoch before it writes it anew.
+
+    At the end it removes the weights before that file. Without it a run begins at the first epoch.
+    """
+    epoch = backup / "training_metadata.json"
+    if epoch.exists() and not (epoch.read_text() and (backup / "latest.weights.h5").exists()):
+        epoch.unlink()
+
+
 def outcome(folder, kill_after, with_file):
-    """Kill a run after so many seconds, let another go on, and read what they left."""
+    """Kill a run some seconds after so many updates, let another go on, and read what they left."""
     pid = start(folder, with_file)
     if kill_after is not None:
-        while not (folder / "started").exists():
+        updates, seconds = kill_after
+        while not (folder / "started").exists() or len(keys_of(folder)) < updates:
             time.sleep(0.001)
-        time.sleep(kill_after)
+        time.sleep(seconds)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        mend(folder / "backup")
         pid = start(folder, with_file)
     _, status = os.waitpid(pid, 0)
-    keys = (folder / "keys").read_text().split()
+    keys = keys_of(folder)
     result = {"exit": status, "keys": len(keys), "repeated": len(keys) - len(set(keys))}
     if (folder / "result.json").exists():
         result |= json.loads((folder / "result.json").read_text())
@@ -107,7 +123,7 @@ def main(folder, runs, seed):
     found = []
     for run in range(runs):
         with_file = run % 2 == 1
-        kill_after = rng.uniform(0, seconds)
+        kill_after = rng.randint(0, EPOCHS * STEPS), rng.uniform(0, seconds / 40)
         found.append(
             outcome(fresh(f"run{run}"), kill_after, with_file)
             | {"with_file": with_file, "kill_after": kill_after}
