@@ -26,7 +26,7 @@ def planted(seed=0, count=30):
 def test_coins_are_fair_and_come_from_the_operating_system_without_a_seed():
     tosses = [planting.toss(None, 0, 2000) for _ in range(2)]
     for coins in tosses:
-        assert abs(coins.sum() - 1000) < 5 * 2000**0.5 / 2
+        assert abs(coins.sum() - 1000) < 6 * 2000**0.5 / 2
     assert binom.ppf(1e-9, 2000, 0.5) < (tosses[0] != tosses[1]).sum()
 
 

@@ -217,7 +217,8 @@ def test_losses_of_a_private_model_are_those_of_single_examples_without_regulari
     y = np.arange(300) % 3
     logits = model.predict(x, verbose=0)
     expected = np.log(np.exp(logits).sum(-1)) - logits[np.arange(300), y]
-    np.testing.assert_allclose(auditing.example_losses(model, x, y), expected, rtol=1e-4)
+    losses = auditing.example_losses(model, x, y)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)  # small ones lose digits
 
 
 def test_too_few_shadow_models_and_shapes_that_do_not_fit_are_refused():

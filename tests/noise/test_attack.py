@@ -79,7 +79,7 @@ def sums_of_one_update(x, kind, noise_multiplier):
     model = keras_dp.DPModel(inputs, layer(inputs))
     model.compile(
         keras_dp.optimizers.DPSGD(
-            1.0, clip_norm=1.0, noise_multiplier=noise_multiplier, noise=kind
+            1.0, clip_norm=1.0, noise_multiplier=noise_multiplier, noise=kind, seed=1
         ),
         loss=lambda _, prediction: prediction,
         sampling="full_batch",

@@ -12,7 +12,9 @@ from scipy import stats
 import keras_dp
 from keras_dp import keys, noise
 
-SIGNIFICANCE = 1e-6  # some forty tests of unseeded noise: one false alarm in 25,000 runs
+# Some forty samples of unseeded noise in a run. bfloat16 weights have so few values that it acts on
+# them as 1e-8.
+SIGNIFICANCE = 1e-10
 
 
 def fits(sample, stddev):
@@ -114,7 +116,7 @@ def test_an_update_releases_noise_of_the_promised_scale(
     for sample in (first, second, third):
         assert_normal(sample, 2.0 * 0.5 / 20)
     for a, b in ((first, second), (second, third)):
-        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / np.sqrt(a.size)
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 6 / np.sqrt(a.size)
 
 
 def test_the_gradient_that_is_released_is_float32_under_a_bfloat16_policy(monkeypatch):

@@ -135,6 +135,7 @@ def test_the_sum_is_divided_by_the_declared_batch_size_not_by_the_number_drawn()
 
 def test_an_empty_draw_is_a_noisy_counted_update():
     model = tiny(metrics=["mae"], optimizer=DPSGD(0.1, clip_norm=1.0, noise_multiplier=1.0, seed=0))
+    model.set_weights([np.zeros((4, 3)), np.zeros(3)])
     seen = []
     original = keras_dp.run.PrivateRun.draw
 
@@ -335,7 +336,7 @@ def test_every_example_enters_an_update_once_at_most(on_device, monkeypatch):
     for counts in taken:
         np.testing.assert_allclose(counts, np.round(counts), atol=1e-4)
         assert set(np.round(counts)) <= {0.0, 1.0}
-        assert 12 < counts.sum() < 48
+        assert 8 < counts.sum() < 52  # missed once in 1e8
     assert any((a != b).any() for a, b in itertools.pairwise(taken))
 
 

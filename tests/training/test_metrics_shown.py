@@ -69,7 +69,9 @@ def test_their_noise_has_the_stated_deviation():
     settings = PrivateMetrics(
         metrics=metrics, noise_stddev=20.0, bounds=dict.fromkeys(metrics, (-9, 10))
     )
-    model = classifier(private_metrics=settings, noise_multiplier=0.5, sampling="full_batch")
+    model = classifier(
+        private_metrics=settings, noise_multiplier=0.5, sampling="full_batch", seed=1
+    )
     shown = fit(model, batch_size=200)
     values = np.array([shown[name][0] for name in metrics])
     noise = (values - 0.5) / 19 * 200
@@ -137,7 +139,9 @@ def _square(y_true, y_pred):
 
 
 def test_training_logs_hold_noised_metrics_only_and_evaluation_is_exact():
-    model = classifier(private_metrics=PrivateMetrics(metrics=ACCURACY), metrics=["accuracy"])
+    model = classifier(
+        private_metrics=PrivateMetrics(metrics=ACCURACY), metrics=["accuracy"], seed=1
+    )
     x, y = data()
     seen = []
 

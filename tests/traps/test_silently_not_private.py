@@ -98,7 +98,7 @@ def test_07_an_example_that_is_not_finite_adds_nothing_and_the_noise_stays():
     noisy = private(noise_multiplier=5.0, sampling="full_batch")
     gradient = released(noisy, np.full_like(x, np.nan), y) * 40
     assert np.isfinite(gradient).all()
-    assert np.std(gradient) > 1
+    assert np.std(gradient) > 0.5  # of 10 numbers; 5 is expected
 
 
 def test_08_added_losses_are_inside_the_clip_and_weight_regularizers_outside_once():
