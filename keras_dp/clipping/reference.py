@@ -34,4 +34,4 @@ def clipped_sum(
 def _weighted_sum(factors: Any, grads: Any) -> Any:
     """Contract the batch axis; a factor of 0 removes an example even when its entries are NaN."""
     used = factors.reshape(factors.shape + (1,) * (grads.ndim - 1)) > 0
-    return jnp.tensordot(factors, jnp.where(used, grads, 0.0), axes=1)
+    return jnp.tensordot(factors, jnp.where(used, grads, 0.0), axes=1, precision="highest")

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from keras_dp.clipping.jaxpr import rules
+from keras_dp.clipping.jaxpr.compat import primitives
 from keras_dp.clipping.jaxpr.program import Env, Equation, Value, run
 from keras_dp.clipping.jaxpr.rules import norms, slices
 from keras_dp.clipping.jaxpr.sites import Analysis
@@ -78,6 +79,13 @@ class Piece:
             totals[value] = totals[value] + total if value in totals else total
         return totals
 
+    @property
+    def is_linear_in_float32(self) -> bool:
+        """Whether the way back from a sum to the weights is linear, and not rounded to less."""
+        passed = (value for equation in self.chain for value in equation.reads)
+        narrow = any(is_narrow(value) for value in (*passed, *(p.value for p in self.parts)))
+        return not narrow and all(equation.is_plain for equation in self.chain)
+
     def derived(self, weights: Sequence[Any]) -> Env:
         """Return all that comes from weights, for given values of those of this piece."""
         targets = (self.analysis.weights[position] for position in self.weights)
@@ -127,7 +135,24 @@ class Measured(Piece):
         """Sum where the weight is used and bring the sums back to the weight."""
         position = self.weights[0]
         totals = self.by_value(lambda gradients: gradients.weighted_sum(factors[position]))
-        return {position: self.pull(list(totals), list(totals.values()))[0]}
+        return {position: self._without_casts.pull(list(totals), list(totals.values()))[0]}
+
+    @property
+    def _without_casts(self) -> "Measured":
+        """The same with the weight in float32 in every layout.
+
+        A sum that was rounded to the precision of its use could jump by more than the clip norm
+        when one example is left out. tests/clipping/test_low_precision.py holds it.
+        """
+        weight = self.analysis.weights[self.weights[0]]
+        wide = self.known[weight].astype(jnp.promote_types(weight.dtype, jnp.float32))
+        chain = tuple(
+            Equation(None, {}, e.inputs, e.outputs)
+            if e.primitive is primitives.convert_element_type_p
+            else e
+            for e in self.chain
+        )
+        return replace(self, known={**self.known, weight: wide}, chain=chain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +180,7 @@ class Pulled(Piece):
     def weighted_sum(self, factors: Sequence[rules.Factors]) -> dict[int, Any]:
         """Return the sums, pulled back after the sum where that is equal and no more work."""
         own = [factors[position] for position in self.weights]
-        together = all(factor is own[0] for factor in own) and all(e.is_plain for e in self.chain)
+        together = all(factor is own[0] for factor in own) and self.is_linear_in_float32
         if together and not slices.fit(*self._extent):
             totals = self.by_value(lambda gradients: gradients.weighted_sum(own[0]))
             return self._named(self.pull(list(totals), list(totals.values())))
@@ -201,6 +226,11 @@ class Pulled(Piece):
     @property
     def _own(self) -> int:
         return sum(math.prod(self.analysis.weights[i].shape) for i in self.weights)
+
+
+def is_narrow(value: Value) -> bool:
+    """Whether a value has fewer bits than a sum may be rounded to."""
+    return jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4
 
 
 def measurable(parts: list[Part], views: dict[Value, View]) -> list[Part] | None:

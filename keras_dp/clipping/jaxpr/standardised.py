@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from keras_dp.clipping.jaxpr.channels import affine_form
-from keras_dp.clipping.jaxpr.pieces import Part, Piece
+from keras_dp.clipping.jaxpr.pieces import Part, Piece, is_narrow
 from keras_dp.clipping.jaxpr.program import Equation, Value
 from keras_dp.clipping.jaxpr.rules import Convolved, Cost, Factors, norms
 
@@ -126,7 +126,7 @@ def standardised_kernel(
         known: Values of all of them.
         weights: Positions and values of the group's weights.
     """
-    if len(parts) != 1:
+    if len(parts) != 1 or any(is_narrow(value) for e in chain for value in e.reads):
         return None
     value, gradients, _ = parts[0]
     if not isinstance(gradients, Convolved) or not gradients.by_gram:

@@ -33,7 +33,7 @@ from keras_dp.clipping.jaxpr.rules.sliding import (
     stacked,
     whole,
 )
-from keras_dp.clipping.jaxpr.sums import sum_each
+from keras_dp.clipping.jaxpr.sums import EXACT, sum_each
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,7 @@ class Convolved(Gradients):
         """Return the sum of the gradients, each multiplied with its factor."""
         if self.fits and not self.by_gram:
             return factors.contract(self._full)
-        g = factors.scale(self.g).astype(self.x.dtype)
-        return self.platform.kernel_gradient(factors.keep(self.x), g)
+        return self.platform.kernel_gradient(factors.keep(self.x), factors.scale(self.g))
 
     @functools.cached_property
     def by_gram(self) -> bool:
@@ -246,23 +245,25 @@ class Platform:
 
     def output(self, rows: Any, kernel: Any) -> Any:
         """Return the output for `(batch, n, *spatial, channels)`, in the same order of axes."""
-        out = self._convolve(_own_layout(rows, self._numbers.lhs_spec), kernel)
+        folded = _own_layout(rows, self._numbers.lhs_spec)
+        out = self._convolve(folded, kernel, self.params["precision"])
         order = (self._numbers.out_spec[0], *self._numbers.out_spec[2:], self._numbers.out_spec[1])
         return out.transpose(order).reshape(*rows.shape[:2], *(out.shape[i] for i in order[1:]))
 
     def kernel_gradient(self, rows: Any, g: Any) -> Any:
-        """Return the kernel's gradient over the batch, as ordinary training computes it."""
-        rows = _own_layout(rows, self._numbers.lhs_spec)
-        g = _own_layout(g, self._numbers.out_spec).astype(self.dtype)
-        like = jnp.zeros(self.shape, self.dtype)
-        (gradient,) = jax.vjp(lambda kernel: self._convolve(rows, kernel), like)[1](g)
+        """Return the kernel's gradient over the batch, in float32 even if the site has less."""
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        rows = _own_layout(rows, self._numbers.lhs_spec).astype(wide)
+        g = _own_layout(g, self._numbers.out_spec).astype(wide)
+        like = jnp.zeros(self.shape, wide)
+        (gradient,) = jax.vjp(lambda kernel: self._convolve(rows, kernel, EXACT), like)[1](g)
         return gradient.astype(jnp.float32)
 
     @property
     def _numbers(self) -> Any:
         return self.params["dimension_numbers"]
 
-    def _convolve(self, rows: Any, kernel: Any) -> Any:
+    def _convolve(self, rows: Any, kernel: Any, precision: Any) -> Any:
         return lax.conv_general_dilated(
             rows,
             kernel,
@@ -271,7 +272,7 @@ class Platform:
             self.params["lhs_dilation"],
             self.params["rhs_dilation"],
             self._numbers,
-            precision=self.params["precision"],
+            precision=precision,
         )
 
 
@@ -356,4 +357,5 @@ def _interleave(blocks: Any) -> Any:
 
 
 def _gram(rows: Any) -> Any:
-    return jnp.einsum("bpc,bqc->bpq", rows, rows, preferred_element_type=jnp.float32)
+    settings = {"preferred_element_type": jnp.float32, "precision": EXACT}
+    return jnp.einsum("bpc,bqc->bpq", rows, rows, **settings)

@@ -22,6 +22,7 @@ from jax import lax
 from keras_dp.clipping.jaxpr import choose
 from keras_dp.clipping.jaxpr.rules import norms
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, put_back
+from keras_dp.clipping.jaxpr.sums import EXACT
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,8 @@ class Outer(Gradients):
                 )
             )(self.left.ids[:, 0], self.right[:, 0].astype(jnp.float32))
             return self.layout.restore(rows[:, None])
-        return self.layout.restore(_einsum("bnpl,bnpr->bnlr", self.left, self.right))
+        # It is measured as it comes, so the platform's own precision will do.
+        return self.layout.restore(_einsum("bnpl,bnpr->bnlr", self.left, self.right, None))
 
 
 def join(parts: list[Outer]) -> list[Outer]:
@@ -246,12 +248,11 @@ def _segment_norms(left: OneHot, right: Any) -> Any:
 
 
 def _contract(left: Any, right: Any) -> Any:
-    narrow = min(left.dtype, right.dtype, key=lambda dtype: dtype.itemsize)
-    return _einsum("bnpl,bnpr->nlr", left.astype(narrow), right.astype(narrow))
+    return _einsum("bnpl,bnpr->nlr", left.astype(jnp.float32), right.astype(jnp.float32))
 
 
-def _einsum(pattern: str, a: Any, b: Any) -> Any:
-    return jnp.einsum(pattern, a, b, preferred_element_type=jnp.float32)
+def _einsum(pattern: str, a: Any, b: Any, precision: Any = EXACT) -> Any:
+    return jnp.einsum(pattern, a, b, preferred_element_type=jnp.float32, precision=precision)
 
 
 def dense(use: Use) -> Outer | None:
