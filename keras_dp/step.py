@@ -86,6 +86,7 @@ def accumulate(
         clip_norm=clip_norm,
         clipping=optimizer.clip_rule,
         layers=[variable.path.rpartition("/")[0] for variable in model.trainable_variables],
+        loss_scale=backend.loss_scale(model),
     )
     valid = rows < microbatch.valid
     clipped = clip(params, examples, valid)

@@ -91,8 +91,7 @@ class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
         sampler = resolve(sampling)
         if microbatch_size is not None:
             microbatch_size = validation.positive_int("microbatch_size", microbatch_size)
-        # A per-example gradient is not divided by the batch, so it needs no loss scaling, and the
-        # clip must see unscaled gradients.
+        # Keras' loss scale follows private gradients; clipping/loss_scale.py has the private one.
         optimizer.serve_private_model()
         super().compile(optimizer, *args, **{**kwargs, "auto_scale_loss": False})
         self.budget, self.sampler, self.microbatch_size = budget, sampler, microbatch_size

@@ -39,6 +39,8 @@ SCHEMES = "tests/training/test_sampling_schemes.py::"
 SHOWN = "tests/training/test_metrics_shown.py::"
 RELEASED = NOISE + "test_an_update_releases_noise_of_the_promised_scale"
 DIVISOR = FIT + "test_the_sum_is_divided_by_the_declared_batch_size_not_by_the_number_drawn"
+LOW_PRECISION = "tests/clipping/test_low_precision.py"
+LOSS_SCALE = "tests/clipping/test_loss_scale.py"
 MUTATIONS = {
     "clip removed": Mutation(
         "clipping/rules.py",
@@ -63,6 +65,24 @@ MUTATIONS = {
         "jnp.where(used, grads, 0.0)",
         "grads",
         (CLIP_RULES + "test_an_example_that_is_not_finite_adds_nothing_under_any_rule",),
+    ),
+    "a loss scale left in norms": Mutation(
+        "clipping/factors.py",
+        "sum(squares, start=nothing)) / self.scales",
+        "sum(squares, start=nothing))",
+        (LOSS_SCALE,),
+    ),
+    "one loss scale for all examples": Mutation(
+        "clipping/loss_scale.py",
+        "jnp.where(again, scales / STEP, scales)",
+        "jnp.where(jnp.any(again), scales / STEP, scales)",
+        (LOSS_SCALE,),
+    ),
+    "sums rounded to the type of a weight's use": Mutation(
+        "clipping/jaxpr/pieces.py",
+        "if e.primitive is primitives.convert_element_type_p",
+        "if False",
+        (LOW_PRECISION,),
     ),
     "a mask ignored": Mutation(
         "clipping/factors.py",

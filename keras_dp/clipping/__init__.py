@@ -12,11 +12,13 @@ from keras_dp.clipping.explain import Report, explain
 from keras_dp.clipping.factors import Clip
 from keras_dp.clipping.jaxpr import assemble, compat
 from keras_dp.clipping.jaxpr.program import rewrite
+from keras_dp.clipping.loss_scale import FLOAT16_SCALE, with_loss_scale
 from keras_dp.clipping.rules import CLIP_RULES, AdaptiveQuantile, Automatic, ClipRule, resolve
 from keras_dp.types import ClippedSum, Tree
 
 __all__ = [
     "CLIP_RULES",
+    "FLOAT16_SCALE",
     "METHODS",
     "AdaptiveQuantile",
     "Automatic",
@@ -50,6 +52,7 @@ def clipped_sum(
     method: str = "auto",
     clipping: Any = "flat",
     layers: Sequence[Any] | None = None,
+    loss_scale: float | None = None,
 ) -> Callable[..., ClippedSum]:
     """Make a function that clips every example's gradient and sums them.
 
@@ -64,6 +67,10 @@ def clipped_sum(
         clipping: The clip rule: a name in `CLIP_RULES`, `"flat"` by default, or a rule object.
         layers: For `"per_layer"`: one hashable for each leaf of `params`; leaves with equal ones
             form a layer. Default: each leaf is one.
+        loss_scale: For gradients in float16: what every example's loss is multiplied with before
+            the backward pass; `FLOAT16_SCALE` is a good one. An example whose gradient overflows
+            is tried again with a smaller scale of its own, and again. The scale is taken away
+            before the clip. `None` (default): none.
 
     Returns:
         `f(params, batch, mask=None) -> ClippedSum`: `batch` has a leading batch axis on every
@@ -92,6 +99,8 @@ def clipped_sum(
     if not isinstance(clip_norm, jax.Array):
         validation.positive_float("clip_norm", clip_norm)
     compute = METHODS[validation.one_of("method", method, METHODS)]
+    if loss_scale is not None:
+        compute = with_loss_scale(compute, validation.positive_float("loss_scale", loss_scale))
     rule = resolve(clipping)
 
     def clip_and_sum(params: Tree, batch: Tree, mask: Any = None) -> ClippedSum:

@@ -17,24 +17,28 @@ class Clip:
         rule: The clip rule.
         clip_norm: Float or traced scalar, the bound.
         layers: For each leaf of the parameters, the number of the layer it belongs to.
+        scales: What the loss of each example was multiplied with, shape `(batch,)`; or 1.
     """
 
     rule: ClipRule
     clip_norm: Any
     layers: tuple[int, ...]
+    scales: Any = 1.0
 
     def apply(self, squares: Sequence[Any], mask: Any) -> tuple[Any, list[Any]]:
         """Return the examples' norms, and for each leaf the examples' factors.
+
+        Norms are those without loss scale; the factors take it away with what they clip.
 
         A masked example and one whose norm is not finite get factor 0, in every leaf: it counts as
         nothing *inside* the clip. Repairing the noisy sum afterwards would erase the noise with it.
 
         Args:
-            squares: For each leaf, the squared norm of every example's gradient.
+            squares: For each leaf, the squared norm of every example's gradient as computed.
             mask: Shape `(batch,)`, 0 for padding.
         """
         nothing = jnp.zeros(mask.shape, jnp.float32)
-        norms = jnp.sqrt(sum(squares, start=nothing))
+        norms = jnp.sqrt(sum(squares, start=nothing)) / self.scales
         taken = jnp.isfinite(norms) & (mask > 0)
         if not self.rule.per_layer:
             whole = self._factors(norms, taken, 1)
@@ -43,11 +47,12 @@ class Clip:
         for layer, square in zip(self.layers, squares, strict=True):
             totals[layer] = totals[layer] + square
         by_layer = {
-            layer: self._factors(jnp.sqrt(total), taken, len(totals))
+            layer: self._factors(jnp.sqrt(total) / self.scales, taken, len(totals))
             for layer, total in totals.items()
         }
         return norms, [by_layer[layer] for layer in self.layers]
 
     def _factors(self, norms: Any, taken: Any, layers: int) -> Any:
         safe = jnp.where(taken, norms, 0.0)
-        return jnp.where(taken, self.rule.factors(safe, self.clip_norm, layers), 0.0)
+        factors = self.rule.factors(safe, self.clip_norm, layers) / self.scales
+        return jnp.where(taken, factors, 0.0)

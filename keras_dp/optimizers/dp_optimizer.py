@@ -232,7 +232,14 @@ def _privatized(grads: Any) -> list[Any]:
 
 def _check_inner(inner: Any) -> None:
     name = type(inner).__name__
-    if isinstance(inner, (DPOptimizer, keras.optimizers.LossScaleOptimizer)):
+    if isinstance(inner, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            f"`optimizer` must not scale the loss. Received: {name}, which skips updates and "
+            "chooses its scale by whether any gradient overflowed: an exact value of private data. "
+            "Pass its inner optimizer: with float16, private training scales every example's loss "
+            "by itself and skips no update."
+        )
+    if isinstance(inner, DPOptimizer):
         raise ValueError(
             f"`optimizer` must be an ordinary Keras optimizer. Received: {name}, which wraps one "
             "itself; pass its inner optimizer."
@@ -240,7 +247,8 @@ def _check_inner(inner: Any) -> None:
     if inner.loss_scale_factor is not None:
         raise ValueError(
             "`optimizer` must not scale the loss, or the clip would see scaled gradients. "
-            f"Received {name} with loss_scale_factor={inner.loss_scale_factor}; leave it out."
+            f"Received {name} with loss_scale_factor={inner.loss_scale_factor}; leave it out. "
+            "With float16, private training scales every example's loss by itself."
         )
     if inner.gradient_accumulation_steps is not None:
         raise ValueError(

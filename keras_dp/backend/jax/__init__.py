@@ -8,7 +8,12 @@ from keras_dp.backend.jax.compiling import (
     repeat,
     zeros_for,
 )
-from keras_dp.backend.jax.example import example_loss, example_losses, regularization_gradient
+from keras_dp.backend.jax.example import (
+    example_loss,
+    example_losses,
+    loss_scale,
+    regularization_gradient,
+)
 from keras_dp.backend.jax.measuring import measure, observe, report, show
 from keras_dp.backend.jax.memory import microbatch_memory
 from keras_dp.backend.jax.state import ExampleTrace, trace_example
@@ -20,6 +25,7 @@ __all__ = [
     "example_losses",
     "hold_state",
     "loops_on_device",
+    "loss_scale",
     "measure",
     "microbatch_at",
     "microbatch_memory",

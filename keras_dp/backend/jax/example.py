@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from keras_dp.clipping import FLOAT16_SCALE
 from keras_dp.types import Tree
 
 SEED_STATE = "seed_generator_state"
@@ -58,6 +59,12 @@ def example_loss(
         return loss.astype(jnp.float32), outputs
 
     return loss_fn
+
+
+def loss_scale(model: Any) -> float | None:
+    """Return what an example's loss is multiplied with: something if a layer works in float16."""
+    computes = {layer.compute_dtype for layer in model._flatten_layers()}
+    return FLOAT16_SCALE if "float16" in computes else None
 
 
 def example_losses(model: Any, rows: Tree) -> Any:
