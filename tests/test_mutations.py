@@ -84,6 +84,12 @@ MUTATIONS = {
         "if False",
         (LOW_PRECISION,),
     ),
+    "a weight of two regions taken for two weights": Mutation(
+        "clipping/jaxpr/sites.py",
+        "all(times[weight] == 1 for weight in users[equation])",
+        "all(times[weight] < 9 for weight in users[equation])",
+        (SITES + "test_regions.py::test_a_region_is_a_site_unless_another_site_reads_its_weights",),
+    ),
     "a mask ignored": Mutation(
         "clipping/factors.py",
         "jnp.isfinite(norms) & (mask > 0)",

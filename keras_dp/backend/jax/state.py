@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from keras_dp.backend.jax.example import example_loss
 from keras_dp.clipping.explain import Report
 from keras_dp.clipping.jaxpr.assemble import Traced
-from keras_dp.clipping.jaxpr.program import Program, Value, make_program, reached, read, run
+from keras_dp.clipping.jaxpr.program import Program, Value, make_program, read, run
+from keras_dp.clipping.jaxpr.reach import reached
 from keras_dp.clipping.jaxpr.report import report
 from keras_dp.clipping.jaxpr.sites import analyse
 from keras_dp.types import Tree

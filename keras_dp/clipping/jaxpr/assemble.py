@@ -36,7 +36,7 @@ def trace(loss_fn: Callable[..., Any], params: Tree, batch: Tree) -> Traced:
     """Trace the loss of one example and find where weights meet data."""
     example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), batch)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
-    program, outputs = make_program(loss_fn, shapes, example)
+    program, outputs = make_program(loss_fn, shapes, example, regions=True)
     return Traced(analyse(program, len(jax.tree.leaves(params))), dict(program.constants), outputs)
 
 

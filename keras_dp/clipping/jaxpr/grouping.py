@@ -6,7 +6,8 @@ from typing import Any
 from keras_dp.clipping.jaxpr import rules
 from keras_dp.clipping.jaxpr.origins import Origins
 from keras_dp.clipping.jaxpr.pieces import Measured, Part, Piece, Pulled, measurable
-from keras_dp.clipping.jaxpr.program import Env
+from keras_dp.clipping.jaxpr.program import Env, Region
+from keras_dp.clipping.jaxpr.regions import Passage, Rematerialised
 from keras_dp.clipping.jaxpr.sites import Analysis
 from keras_dp.clipping.jaxpr.standardised import Standardised, standardised_kernel
 from keras_dp.clipping.jaxpr.tapped import Flow
@@ -43,7 +44,7 @@ def make_pieces(analysis: Analysis, known: Env, passed: Flow) -> list[Piece]:
 
 def _parts(analysis: Analysis, known: Env, passed: Flow) -> list[Part]:
     """Return the gradients of every weight value at every site."""
-    found = []
+    found: list[Part] = []
     for site in analysis.sites.values():
         depth = len(site.loops)
         data, cotangents = (
@@ -51,9 +52,17 @@ def _parts(analysis: Analysis, known: Env, passed: Flow) -> list[Part]:
             for arrays in (passed.data, passed.cotangents)
         )
         seen = dict(zip(site.data, data, strict=True))
-        for weight in site.weights:
-            use = rules.Use(site.equation, weight, site.weights, known, seen, cotangents)
-            found.append(Part(weight, rules.gradients(use), site.equation.name))
+        uses = [
+            rules.Use(site.equation, weight, site.weights, known, seen, cotangents)
+            for weight in site.weights
+        ]
+        if isinstance(site.equation, Region):
+            passage = Passage(uses[0], make_pieces)
+            gradients: list[rules.Gradients] = [Rematerialised(use, passage) for use in uses]
+        else:
+            gradients = [rules.gradients(use) for use in uses]
+        parts = zip(site.weights, gradients, strict=True)
+        found.extend(Part(weight, each, site.equation.name) for weight, each in parts)
     return found
 
 

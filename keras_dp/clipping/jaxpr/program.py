@@ -144,6 +144,23 @@ class Loop(Equation):
 
 
 @dataclass(frozen=True, eq=False)
+class Region(Equation):
+    """Equations whose results between them are to be computed again rather than kept.
+
+    Attributes:
+        equations: The operations; they read and compute values of the program around.
+    """
+
+    equations: tuple[Equation, ...] = ()
+
+    def evaluate(self, *values: Any) -> list[Any]:
+        """Compute the outputs from values for `reads`."""
+        env = dict(zip(self.reads, values, strict=True))
+        run(self.equations, env)
+        return [env[value] for value in self.outputs]
+
+
+@dataclass(frozen=True, eq=False)
 class Program:
     """Equations in order of evaluation.
 
@@ -180,12 +197,15 @@ def within(equation: Equation) -> Iterator[Equation]:
             yield from within(inner)
 
 
-def make_program(function: Callable[..., Any], *arguments: Any) -> tuple[Program, Any]:
+def make_program(
+    function: Callable[..., Any], *arguments: Any, regions: bool = False
+) -> tuple[Program, Any]:
     """Trace a function and flatten it.
 
     Args:
         function: A pure function of trees of arrays.
         *arguments: Trees of arrays or shapes.
+        regions: Whether what is to be rematerialised stays together, outside of loops.
 
     Returns:
         The program, whose inputs and outputs are the leaves in order, and the tree of shapes of the
@@ -193,7 +213,7 @@ def make_program(function: Callable[..., Any], *arguments: Any) -> tuple[Program
     """
     jaxpr, consts, shapes = compat.trace(function, *arguments)
     inputs = tuple(_value(variable, 0) for variable in jaxpr.invars)
-    builder = _Builder({}, [[]])
+    builder = _Builder({}, [[]], regions)
     outputs = builder.splice(jaxpr, builder.hold(jaxpr.constvars, consts), list(inputs), 0)
     return Program(inputs, builder.constants, tuple(builder.levels[0]), tuple(outputs)), shapes
 
@@ -229,34 +249,6 @@ def rewrite(function: Callable[..., Any]) -> Callable[..., Any]:
     return rewritten
 
 
-def reached(program: Program, sources: Iterable[Value]) -> set[Value]:
-    """Return all values that depend on the sources; within a loop, over all its turns."""
-    found = set(sources)
-    _reach(program.equations, found)
-    return found
-
-
-def _reach(equations: Iterable[Equation], found: set[Value]) -> None:
-    for equation in equations:
-        if isinstance(equation, Loop):
-            _reach_loop(equation, found)
-        elif any(value in found for value in equation.reads):
-            found.update(equation.outputs)
-
-
-def _reach_loop(loop: Loop, found: set[Value]) -> None:
-    marked = [atom in found for atom in loop.inputs]
-    while True:
-        found.update(v for v, mark in zip(loop.body.inputs, marked, strict=True) if mark)
-        _reach(loop.body.equations, found)
-        after = [atom in found for atom in loop.body.outputs]
-        carried = [a or b for a, b in zip(marked, after[: loop.carry], strict=False)]
-        if carried == marked[: loop.carry]:
-            break
-        marked[: loop.carry] = carried
-    found.update(v for v, mark in zip(loop.outputs, after, strict=True) if mark)
-
-
 def _outer(body: "Program", depth: int) -> Iterator[Value]:
     """Yield the values of smaller depth that a loop's body reads."""
     for equation in body.equations:
@@ -278,6 +270,7 @@ class _Builder:
 
     constants: Env
     levels: list[list[Equation]]
+    regions: bool
 
     def hold(self, variables: Sequence[Any], values: Sequence[Any]) -> list[Atom]:
         """Enter constants."""
@@ -309,7 +302,10 @@ class _Builder:
         if equation.primitive in compat.CALLS:
             inner = equation.params[compat.CALLS[equation.primitive]]
             body, consts = compat.open_jaxpr(inner)
-            return self.splice(body, self.hold(body.constvars, consts), inputs, depth)
+            arguments = (body, self.hold(body.constvars, consts), inputs, depth)
+            if equation.primitive is compat.primitives.remat_p and self.regions and depth == 0:
+                return self._region(equation, *arguments)
+            return self.splice(*arguments)
         if equation.primitive is compat.primitives.scan_p:
             return self._loop(equation, inputs)
         found = max((a.depth for a in inputs if isinstance(a, Value)), default=0)
@@ -337,6 +333,25 @@ class _Builder:
             )
         )
         return [values.get(v, _UNUSED) for v in equation.outvars]
+
+    def _region(self, equation: Any, *arguments: Any) -> Sequence[Atom]:
+        """Add a region; regions within it are no more than their equations."""
+        around, self.levels, self.regions = self.levels, [[]], False
+        results = self.splice(*arguments)
+        (equations,), self.levels, self.regions = self.levels, around, True
+        inside = {value for each in equations for value in each.outputs}
+        outputs = tuple(dict.fromkeys(atom for atom in results if atom in inside))
+        reads = dict.fromkeys(v for e in equations for v in e.reads if v not in inside)
+        self.levels[0].append(
+            Region(
+                equation.primitive,
+                equation.params,
+                tuple(reads),
+                tuple(v for v in outputs if isinstance(v, Value)),
+                equations=tuple(equations),
+            )
+        )
+        return results
 
     def _loop(self, equation: Any, inputs: list[Atom]) -> Sequence[Atom]:
         """Add a scan; what its body computes from constants alone moves out of it."""

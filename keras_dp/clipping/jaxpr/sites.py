@@ -5,12 +5,22 @@ example. A *site* is an equation that computes a DATA value from a WEIGHT value.
 example's gradient holds came through a site, so a norm over all sites misses nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 
-from keras_dp.clipping.jaxpr.program import Atom, Equation, Literal, Loop, Program, Value, within
+from keras_dp.clipping.jaxpr.program import (
+    Atom,
+    Equation,
+    Literal,
+    Loop,
+    Program,
+    Region,
+    Value,
+    within,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +42,7 @@ class Site:
     @property
     def taps(self) -> tuple[Value, ...]:
         """The outputs that can pass on a gradient."""
-        return tuple(value for value in self.equation.outputs if _differentiable(value))
+        return tuple(value for value in self.equation.outputs if differentiable(value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +58,7 @@ class Analysis:
         weights: The program's inputs that are weights.
         data: Its other inputs.
         outputs: Its results.
+        losses: Positions of the results that gradients start from.
     """
 
     fixed: tuple[Equation, ...]
@@ -57,21 +68,22 @@ class Analysis:
     weights: tuple[Value, ...]
     data: tuple[Value, ...]
     outputs: tuple[Atom, ...]
+    losses: tuple[int, ...]
 
 
-def analyse(program: Program, weights: int, *, loss: int = 0) -> Analysis:
+def analyse(program: Program, weights: int, losses: Sequence[int] = (0,)) -> Analysis:
     """Colour a program and find its sites.
 
     Args:
-        program: The loss of one example.
+        program: The loss of one example, or a part of it.
         weights: How many of its inputs are weights; they come first.
-        loss: Position of the loss among its outputs.
+        losses: Positions, among its outputs, of the results that gradients start from.
     """
     colours = _Colours(set(program.inputs[:weights]), set(program.inputs[weights:]), {})
     fixed: list[Equation] = []
     from_weights: list[Equation] = []
     from_data: list[Equation] = []
-    for equation in program.equations:
+    for equation in _with_regions_of_their_own(program, weights):
         if colours.of_data(equation.reads):
             from_data.extend(colours.visit(equation, ()))
         elif colours.of_weights(equation.reads):
@@ -80,9 +92,9 @@ def analyse(program: Program, weights: int, *, loss: int = 0) -> Analysis:
         else:
             fixed.append(equation)
     outputs = list(program.outputs)
-    if outputs[loss] in colours.weights:
-        from_data.extend(colours.copy(outputs, (loss,), (), 0))
-    needed = set(_needed_for(outputs[loss], from_data))
+    escaping = [position for position in losses if outputs[position] in colours.weights]
+    from_data.extend(colours.copy(outputs, escaping, (), 0))
+    needed = set(_needed_for({outputs[position] for position in losses}, from_data))
     return Analysis(
         tuple(fixed),
         tuple(from_weights),
@@ -91,12 +103,38 @@ def analyse(program: Program, weights: int, *, loss: int = 0) -> Analysis:
         program.inputs[:weights],
         program.inputs[weights:],
         tuple(outputs),
+        tuple(losses),
     )
 
 
-def _needed_for(target: Atom, equations: Sequence[Equation]) -> Iterator[Equation]:
-    """Yield the equations that the target depends on, and all within loops that it depends on."""
-    wanted = {target}
+def _with_regions_of_their_own(program: Program, weights: int) -> list[Equation]:
+    """Return the equations, with the regions left whole that have their weights for themselves.
+
+    Uses of one weight belong together, and what reads no data is computed once for all examples.
+    """
+    origins = {value: {value} for value in program.inputs[:weights]}
+    data = set(program.inputs[weights:])
+    users: dict[Equation, set[Value]] = {}
+    for equation in program.equations:
+        found = set().union(*(origins.get(value, set()) for value in equation.reads))
+        if any(value in data for value in equation.reads):
+            users[equation] = found
+            data.update(equation.outputs)
+        else:
+            origins.update(dict.fromkeys(equation.outputs, found))
+    times = Counter(weight for found in users.values() for weight in found)
+    equations: list[Equation] = []
+    for equation in program.equations:
+        alone = equation in users and all(times[weight] == 1 for weight in users[equation])
+        if isinstance(equation, Region) and not alone:
+            equations.extend(equation.equations)
+        else:
+            equations.append(equation)
+    return equations
+
+
+def _needed_for(wanted: set[Atom], equations: Sequence[Equation]) -> Iterator[Equation]:
+    """Yield the equations that the atoms depend on, and all within loops that they depend on."""
     for equation in reversed(equations):
         if any(value in wanted for value in equation.outputs):
             wanted.update(equation.reads)
@@ -143,8 +181,8 @@ class _Colours:
 
     def _enter(self, equation: Equation, loops: tuple[int, ...]) -> None:
         self.data.update(equation.outputs)
-        weights = tuple(v for v in equation.reads if v in self.weights and _differentiable(v))
-        if weights and any(_differentiable(v) for v in equation.outputs):
+        weights = tuple(v for v in equation.reads if v in self.weights and differentiable(v))
+        if weights and any(differentiable(v) for v in equation.outputs):
             data = tuple(v for v in equation.reads if v in self.data)
             self.sites[equation] = Site(equation, weights, data, loops)
 
@@ -170,5 +208,6 @@ class _Colours:
         return [*before, replace(loop, inputs=tuple(operands), body=body)]
 
 
-def _differentiable(value: Value) -> bool:
+def differentiable(value: Value) -> bool:
+    """Whether a value can have a gradient."""
     return bool(jnp.issubdtype(value.dtype, jnp.inexact))

@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from keras_dp.clipping.jaxpr.again import rematerialised
 from keras_dp.clipping.jaxpr.compat import primitives
-from keras_dp.clipping.jaxpr.program import Env, Equation, Loop, Value, read, within
+from keras_dp.clipping.jaxpr.program import Env, Equation, Loop, Region, Value, read, within
 from keras_dp.clipping.jaxpr.sites import Analysis, Site
 
 
@@ -34,7 +35,13 @@ class Flow:
     cotangents: dict[Site, list[Any]]
 
 
-def flow(analysis: Analysis, known: Env, batch: Sequence[Any], size: int) -> Flow:
+def flow(
+    analysis: Analysis,
+    known: Env,
+    batch: Sequence[Any],
+    size: int,
+    arrived: Sequence[Any] | None = None,
+) -> Flow:
     """Run the data part of a program forward and backward for a batch.
 
     Args:
@@ -42,6 +49,7 @@ def flow(analysis: Analysis, known: Env, batch: Sequence[Any], size: int) -> Flo
         known: Values of weights, constants and all that is computed from them.
         batch: Values of the data inputs, each with a leading batch axis.
         size: Number of examples.
+        arrived: The gradients that arrived at the results; `None` stands for a loss, and 1.
     """
     runner = _Runner(analysis)
 
@@ -49,14 +57,16 @@ def flow(analysis: Analysis, known: Env, batch: Sequence[Any], size: int) -> Flo
         env = {**known, **dict(zip(analysis.data, example, strict=True))}
         seen = runner.run(analysis.from_data, env, dict(zip(runner.taps, taps, strict=True)))
         outputs = [read(env, atom) for atom in analysis.outputs]
-        return outputs[0], (outputs, [seen[site] for site in analysis.sites.values()])
+        losses = [outputs[position] for position in analysis.losses]
+        return losses, (outputs, [seen[site] for site in analysis.sites.values()])
 
     def all_losses(taps: list[Any]) -> tuple[Any, Any]:
         return jax.vmap(one)(taps, list(batch))
 
     zeros = [jnp.zeros((size, *loops, *tap.shape), tap.dtype) for tap, loops in runner.taps.items()]
     losses, pull, (outputs, seen) = jax.vjp(all_losses, zeros, has_aux=True)
-    cotangents = dict(zip(runner.taps, pull(jnp.ones_like(losses))[0], strict=True))
+    start = [jnp.ones_like(loss) for loss in losses] if arrived is None else list(arrived)
+    cotangents = dict(zip(runner.taps, pull(start)[0], strict=True))
     sites = analysis.sites.values()
     return Flow(
         outputs,
@@ -98,12 +108,29 @@ class _Runner:
             if site is None and isinstance(equation, Loop) and any(self._within(equation)):
                 seen.update(self._run_loop(equation, env, taps))
                 continue
-            results = equation.evaluate(*(env[value] for value in equation.reads))
+            results = self._evaluate(equation, env)
             if site is not None:
                 seen[site] = [env[value] for value in site.data]
             for value, result in zip(equation.outputs, results, strict=True):
                 env[value] = _tapped(result, taps[value]) if value in taps else result
         return seen
+
+    def _evaluate(self, equation: Equation, env: Env) -> list[Any]:
+        if not isinstance(equation, Region):
+            return equation.evaluate(*(env[value] for value in equation.reads))
+        data = [value for value in equation.reads if value in self._data]
+
+        def region(values: list[Any]) -> list[Any]:
+            here = {**env, **dict(zip(data, values, strict=True))}
+            return equation.evaluate(*(here[value] for value in equation.reads))
+
+        return rematerialised(region)([env[value] for value in data])
+
+    @cached_property
+    def _data(self) -> set[Value]:
+        """The values outside of loops that depend on the example."""
+        computed = (value for each in self.analysis.from_data for value in each.outputs)
+        return {*self.analysis.data, *computed}
 
     def _run_loop(self, loop: Loop, env: Env, taps: Env) -> dict[Site, list[Any]]:
         """Evaluate a loop with sites: its taps are slices for each turn, what they saw comes out.

@@ -7,7 +7,8 @@ import pytest
 from jax import lax
 
 from keras_dp.clipping.jaxpr.compat import primitives
-from keras_dp.clipping.jaxpr.program import Loop, make_program, reached, rewrite
+from keras_dp.clipping.jaxpr.program import Loop, make_program, rewrite
+from keras_dp.clipping.jaxpr.reach import reached
 
 
 @jax.jit
