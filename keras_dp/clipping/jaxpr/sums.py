@@ -20,6 +20,11 @@ LONGEST = 2048
 """Numbers that are added up one after the other, so that rounding errors stay small."""
 
 
+def exact_einsum(pattern: str, a: Any, b: Any) -> Any:
+    """Return `jnp.einsum(pattern, a, b)` in float32, whatever the types of the factors."""
+    return jnp.einsum(pattern, a, b, preferred_element_type=jnp.float32, precision=EXACT)
+
+
 def sum_along(rows: Any, axis: int) -> Any:
     """Return the sum along an axis, a few long slices at a time.
 

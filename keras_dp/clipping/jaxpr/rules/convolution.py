@@ -33,7 +33,7 @@ from keras_dp.clipping.jaxpr.rules.sliding import (
     stacked,
     whole,
 )
-from keras_dp.clipping.jaxpr.sums import EXACT, sum_each
+from keras_dp.clipping.jaxpr.sums import EXACT, exact_einsum, sum_each
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,7 @@ def _matmul(
         _by_group(stacked(rows, windows), groups)
         for rows, windows in ((x, x_windows), (g, g_windows))
     )
-    return jnp.einsum("bpkgl,bpmgr->bklmgr", left, right, preferred_element_type=jnp.float32)
+    return exact_einsum("bpkgl,bpmgr->bklmgr", left, right)
 
 
 def _depthwise(
@@ -357,5 +357,4 @@ def _interleave(blocks: Any) -> Any:
 
 
 def _gram(rows: Any) -> Any:
-    settings = {"preferred_element_type": jnp.float32, "precision": EXACT}
-    return jnp.einsum("bpc,bqc->bpq", rows, rows, **settings)
+    return exact_einsum("bpc,bqc->bpq", rows, rows)

@@ -22,7 +22,7 @@ from jax import lax
 from keras_dp.clipping.jaxpr import choose
 from keras_dp.clipping.jaxpr.rules import norms
 from keras_dp.clipping.jaxpr.rules.base import Cost, Factors, Gradients, Use, put_back
-from keras_dp.clipping.jaxpr.sums import EXACT
+from keras_dp.clipping.jaxpr.sums import exact_einsum
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,7 @@ class Outer(Gradients):
                 )
             )(self.left.ids[:, 0], self.right[:, 0].astype(jnp.float32))
             return self.layout.restore(rows[:, None])
-        # It is measured as it comes, so the platform's own precision will do.
-        return self.layout.restore(_einsum("bnpl,bnpr->bnlr", self.left, self.right, None))
+        return self.layout.restore(exact_einsum("bnpl,bnpr->bnlr", self.left, self.right))
 
 
 def join(parts: list[Outer]) -> list[Outer]:
@@ -215,7 +214,7 @@ def gram(a: Factor, b: Factor) -> Any:
         return jnp.where(_valid(a)[..., :, None], picked.swapaxes(2, 3).astype(jnp.float32), 0.0)
     if isinstance(b, OneHot):
         return gram(b, a).swapaxes(2, 3)
-    return _einsum("bnpl,bnql->bnpq", a, b)
+    return exact_einsum("bnpl,bnql->bnpq", a, b)
 
 
 def _valid(rows: OneHot) -> Any:
@@ -225,7 +224,7 @@ def _valid(rows: OneHot) -> Any:
 def _equal_id_norms(left: OneHot, right: Any) -> Any:
     """Add up the rows of equal ids at each of these ids, then square and count each id once."""
     same = gram(left, left)
-    sums = _einsum("bnpq,bnqr->bnpr", same, right.astype(jnp.float32))
+    sums = exact_einsum("bnpq,bnqr->bnpr", same, right.astype(jnp.float32))
     times = jnp.maximum(jnp.sum(same, axis=-1), 1.0)
     valid = _valid(left).astype(jnp.float32)
     return jnp.sum(jnp.sum(jnp.square(sums), axis=-1) * valid / times, axis=(1, 2))
@@ -248,11 +247,7 @@ def _segment_norms(left: OneHot, right: Any) -> Any:
 
 
 def _contract(left: Any, right: Any) -> Any:
-    return _einsum("bnpl,bnpr->nlr", left.astype(jnp.float32), right.astype(jnp.float32))
-
-
-def _einsum(pattern: str, a: Any, b: Any, precision: Any = EXACT) -> Any:
-    return jnp.einsum(pattern, a, b, preferred_element_type=jnp.float32, precision=precision)
+    return exact_einsum("bnpl,bnpr->nlr", left.astype(jnp.float32), right.astype(jnp.float32))
 
 
 def dense(use: Use) -> Outer | None:
