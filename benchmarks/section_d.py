@@ -41,10 +41,11 @@ def loss():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def private_model(microbatch_size):
+def private_model(microbatch_size, seed=None):
     model = keras_dp.applications.TanhCNN()
+    settings = {"momentum": 0.9, "clip_norm": 0.1, "noise_multiplier": 2.15, "seed": seed}
     model.compile(
-        keras_dp.optimizers.DPSGD(4.0, momentum=0.9, clip_norm=0.1, noise_multiplier=2.15),
+        keras_dp.optimizers.DPSGD(4.0, **settings),
         loss=loss(),
         metrics=["accuracy"],
         microbatch_size=microbatch_size,
