@@ -23,10 +23,12 @@ class UpdateFunction:
 
     Attributes:
         accumulate: The compiled function that adds a microbatch's clipped gradients to the sums.
+        placement: Where examples lie on the devices.
     """
 
     def __init__(self, model: Any, on_device: bool | None = None) -> None:
         self._model = model
+        self.placement = backend.placement()
         self._on_device = backend.loops_on_device() if on_device is None else on_device
         compiled = partial(
             backend.compile_function, eager=model.run_eagerly or not model.jit_compile
@@ -61,9 +63,9 @@ class UpdateFunction:
         mechanism = run.mechanism()
         batch = run.draw()
         if self._on_device:
-            _, state = self._whole(state, (run.columns(batch), mechanism))
+            _, state = self._whole(state, (run.columns(batch, self.placement), mechanism))
         else:
-            state = self._looped(state, run.microbatches(batch), mechanism)
+            state = self._looped(state, run.microbatches(batch, self.placement), mechanism)
         backend.hold_state(self._model, state)
         return state
 

@@ -3,9 +3,8 @@
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_dp import watching
+from keras_dp import backend, watching
 from keras_dp.run import PrivateRun
 
 
@@ -14,11 +13,12 @@ class Updates(keras.utils.PyDataset):
 
     Args:
         count: Updates in an epoch.
+        placement: Where examples lie; Keras spreads a slot as it would spread them.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, placement: backend.Placement) -> None:
         super().__init__()
-        self._count = count
+        self._count, self._slot = count, placement.slot()
 
     def __len__(self) -> int:
         """Return the number of updates in an epoch."""
@@ -27,7 +27,7 @@ class Updates(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Return an empty slot."""
         del index
-        return (np.zeros((1,), np.int32),)
+        return (self._slot,)
 
 
 class Opening(keras.callbacks.Callback):

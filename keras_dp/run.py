@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from keras_dp import accounting, noise
+from keras_dp import accounting, backend, noise
 from keras_dp.accounting import BudgetGuard
 from keras_dp.clipping import ClipRule
 from keras_dp.errors import PrivacyBudgetExceeded
@@ -113,22 +113,25 @@ class PrivateRun:
             noise.noise_key(self.seed, self.guard.ledger.updates, self.plan.noise),
         )
 
-    def microbatches(self, batch: SampledBatch) -> Iterator[Microbatch]:
+    def microbatches(
+        self, batch: SampledBatch, placement: backend.Placement
+    ) -> Iterator[Microbatch]:
         """Cut the batch into microbatches of one size, the last one padded."""
-        size = self.microbatch_size
+        size = placement.padded(self.microbatch_size)
         for offset in range(0, len(batch.indices), size):
             rows = batch.indices[offset : offset + size]
             padded = _pad(rows, size)
-            yield Microbatch(self.source.take(padded), np.int32(offset), np.int32(len(rows)))
+            data = placement.take(self.source.take, padded)
+            yield Microbatch(data, np.int32(offset), np.int32(len(rows)))
 
-    def columns(self, batch: SampledBatch) -> Microbatch:
+    def columns(self, batch: SampledBatch, placement: backend.Placement) -> Microbatch:
         """Return the whole batch for the loop on the device, a column a microbatch."""
-        size = self.microbatch_size
+        size = placement.padded(self.microbatch_size)
         count = _capacity(self.plan, size)
         while count * size < len(batch.indices):
             count *= 2
         padded = _pad(batch.indices, count * size).reshape(count, size).T
-        data = self.source.take(padded)
+        data = placement.take(self.source.take, padded)
         return Microbatch(data, np.int32(0), np.int32(len(batch.indices)))
 
     def check_resumed(self) -> None:

@@ -3,6 +3,7 @@
 The only place where a clipped sum becomes a privatized gradient.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -51,14 +52,18 @@ class Microbatch(NamedTuple):
 
 
 def start(model: Any, params: list[Any]) -> list[Any]:
-    """Return zeros to sum in: an array for each weight, and for what else is released.
+    """Return zeros to sum in: an array for each weight, and for what else is added up.
 
-    That is the count of an adaptive clip norm, and the private metrics.
+    That is the count of an adaptive clip norm, the private metrics, and, where examples are spread
+    over devices, the changes of the metrics.
     """
-    count = [np.zeros(())] if _adaptive(model) else []
-    shown = model.private_metrics
-    metrics = [] if shown is None else [np.zeros(len(shown.names))]
-    return [*backend.zeros_for(params), *backend.zeros_for([*count, *metrics])]
+    placed = backend.placement()
+    shapes = [tuple(value.shape) for value in params]
+    shapes += [()] * _adaptive(model)
+    shapes += [] if model.private_metrics is None else [(len(model.private_metrics.names),)]
+    if placed.spread and model.private_metrics is None:
+        shapes += [tuple(variable.shape) for variable in model.metrics_variables]
+    return placed.zeros(shapes, model.trainable_variables)
 
 
 def accumulate(
@@ -80,6 +85,24 @@ def accumulate(
     x, y, weight = microbatch.data
     rows = np.arange(_rows(x), dtype=np.int32)
     examples = {"x": x, "y": y, "sample_weight": weight, "position": rows + microbatch.offset}
+    valid = rows < microbatch.valid
+    placed = backend.placement()
+    if placed.spread:
+        contribution = placed.by_group(partial(_contribution_of_group, model))
+        added = contribution((params, non_trainable, metrics, clip_norm), (examples, valid))
+    else:
+        added, results, penalty = _contribution(
+            model, (params, non_trainable, metrics, clip_norm), (examples, valid)
+        )
+        if model.private_metrics is None:
+            metrics = backend.measure(model, metrics, results, microbatch.valid, penalty)
+    return [total + new for total, new in zip(sums, added, strict=True)], metrics
+
+
+def _contribution(model: Any, replicated: Tree, spread: Tree) -> tuple[list[Any], Tree, Any]:
+    """Return what some examples add to the sums, their results, and the weights' penalty."""
+    params, non_trainable, metrics, clip_norm = replicated
+    examples, valid = spread
     optimizer = model.optimizer
     clip = clipped_sum(
         backend.example_loss(model, non_trainable, metrics),
@@ -88,19 +111,29 @@ def accumulate(
         layers=[variable.path.rpartition("/")[0] for variable in model.trainable_variables],
         loss_scale=backend.loss_scale(model),
     )
-    valid = rows < microbatch.valid
     clipped = clip(params, examples, valid)
     added = list(clipped.grads)
     if _adaptive(model):
         added.append(_excess(clipped.norms, valid, clip_norm))
-    seen = {"x": x, "y": y, "sample_weight": weight, "losses": clipped.losses}
-    results = {**seen, **{k: v for k, v in clipped.aux.items() if k != "non_trainable"}}
+    seen = {name: examples[name] for name in ("x", "y", "sample_weight")}
+    results = {**seen, "losses": clipped.losses}
+    results |= {k: v for k, v in clipped.aux.items() if k != "non_trainable"}
     if model.private_metrics is not None:
         added.append(backend.observe(model, results, valid))
-    else:
-        penalty, _ = backend.regularization_gradient(model, params)
-        metrics = backend.measure(model, metrics, results, microbatch.valid, penalty)
-    return [total + new for total, new in zip(sums, added, strict=True)], metrics
+        return added, results, None
+    penalty, _ = backend.regularization_gradient(model, params)
+    return added, results, penalty
+
+
+def _contribution_of_group(model: Any, replicated: Tree, spread: Tree) -> list[Any]:
+    """Return what a group's examples add to the sums, changes of the metrics included."""
+    params, non_trainable, metrics, clip_norm = replicated
+    none = [keras.ops.zeros_like(value) for value in metrics]
+    added, results, penalty = _contribution(model, (params, non_trainable, none, clip_norm), spread)
+    if model.private_metrics is not None:
+        return added
+    valid = keras.ops.sum(keras.ops.cast(spread[1], "int32"))
+    return added + backend.measure(model, none, results, valid, penalty)
 
 
 def finish(model: Any, advance: Any, state: State, sums: list[Any], mechanism: Mechanism) -> State:
@@ -121,13 +154,19 @@ def finish(model: Any, advance: Any, state: State, sums: list[Any], mechanism: M
         drawn is private.
     """
     params, non_trainable, optimizer_variables, metrics = state
-    optimizer = model.optimizer
+    optimizer, placed = model.optimizer, backend.placement()
     clip_norm = optimizer.present_clip_norm(optimizer_variables, mechanism.clip_norm)
+    sums = placed.total(sums)
+    if placed.spread and model.private_metrics is None:
+        shown = len(sums) - len(metrics)
+        metrics = [m + new.astype(m.dtype) for m, new in zip(metrics, sums[shown:], strict=True)]
+        sums = sums[:shown]
     noisy, excess, shares = privatize(
         optimizer.clip_rule, sums, mechanism, clip_norm, model.private_metrics, optimizer.noise
     )
     _, regularization = backend.regularization_gradient(model, params)
-    gradient = [g + r for g, r in zip(noisy.values, regularization, strict=True)]
+    noisy_gradient = placed.laid_out(noisy.values, model.trainable_variables)
+    gradient = [g + r for g, r in zip(noisy_gradient, regularization, strict=True)]
     advanced = advance(params, non_trainable) if non_trainable else []
     params, optimizer_variables = optimizer.stateless_apply(
         optimizer_variables, NoisyGradient(gradient), params
@@ -137,7 +176,12 @@ def finish(model: Any, advance: Any, state: State, sums: list[Any], mechanism: M
         optimizer_variables = optimizer.with_clip_norm(optimizer_variables, adapted)
     if shares is not None:
         metrics = backend.show(model, metrics, shares)
-    return params, advanced, optimizer_variables, metrics
+    return (
+        placed.laid_out(params, model.trainable_variables),
+        placed.laid_out(advanced, model.non_trainable_variables),
+        placed.laid_out(optimizer_variables, optimizer.variables),
+        placed.laid_out(metrics, model.metrics_variables),
+    )
 
 
 def privatize(

@@ -175,7 +175,7 @@ class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
         opening = Opening(run, epochs, steps, initial_epoch, notes)
         with self._running(run):
             return super().fit(
-                Updates(steps),
+                Updates(steps, backend.placement()),
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=with_opening(callbacks, opening, self),
@@ -241,7 +241,9 @@ class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
 
     def make_train_function(self, force: bool = False) -> None:
         """Make the function that Keras' loop calls for every step, which is a private update."""
-        if force or not isinstance(self.train_function, UpdateFunction):
+        made = self.train_function
+        known = isinstance(made, UpdateFunction) and made.placement == backend.placement()
+        if force or not known:
             self.train_function = UpdateFunction(self)
 
     def privacy_spent(
@@ -343,7 +345,8 @@ class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
         """Leave weight regularizers out of the losses, while one example's loss is computed."""
         self._one_example = True
         try:
-            yield
+            with backend.undistributed():
+                yield
         finally:
             self._one_example = False
 

@@ -10,6 +10,7 @@ if keras.backend.backend() != "jax":
 
 from keras_dp.backend.jax import (
     ExampleTrace,
+    Placement,
     compile_function,
     example_loss,
     example_losses,
@@ -20,16 +21,18 @@ from keras_dp.backend.jax import (
     microbatch_at,
     microbatch_memory,
     observe,
+    placement,
     regularization_gradient,
     repeat,
     report,
     show,
     trace_example,
-    zeros_for,
+    undistributed,
 )
 
 __all__ = [
     "ExampleTrace",
+    "Placement",
     "compile_function",
     "example_loss",
     "example_losses",
@@ -40,10 +43,11 @@ __all__ = [
     "microbatch_at",
     "microbatch_memory",
     "observe",
+    "placement",
     "regularization_gradient",
     "repeat",
     "report",
     "show",
     "trace_example",
-    "zeros_for",
+    "undistributed",
 ]

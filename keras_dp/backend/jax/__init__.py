@@ -6,7 +6,6 @@ from keras_dp.backend.jax.compiling import (
     loops_on_device,
     microbatch_at,
     repeat,
-    zeros_for,
 )
 from keras_dp.backend.jax.example import (
     example_loss,
@@ -16,10 +15,12 @@ from keras_dp.backend.jax.example import (
 )
 from keras_dp.backend.jax.measuring import measure, observe, report, show
 from keras_dp.backend.jax.memory import microbatch_memory
+from keras_dp.backend.jax.mesh import Placement, placement, undistributed
 from keras_dp.backend.jax.state import ExampleTrace, trace_example
 
 __all__ = [
     "ExampleTrace",
+    "Placement",
     "compile_function",
     "example_loss",
     "example_losses",
@@ -30,10 +31,11 @@ __all__ = [
     "microbatch_at",
     "microbatch_memory",
     "observe",
+    "placement",
     "regularization_gradient",
     "repeat",
     "report",
     "show",
     "trace_example",
-    "zeros_for",
+    "undistributed",
 ]

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from keras_dp.types import Tree
 
@@ -62,8 +61,3 @@ def hold_state(model: Any, state: tuple[list[Any], ...]) -> None:
         "optimizer_variables": optimizer,
         "metrics_variables": metrics,
     }
-
-
-def zeros_for(values: list[Any]) -> list[Any]:
-    """Return float32 zeros of the same shapes, to sum gradients in."""
-    return [jnp.zeros(value.shape, jnp.float32) for value in values]
