@@ -221,7 +221,8 @@ class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
         run = planning.plan_run(self, source, None, source.size, self._guard)
         planning.check_noise_settled(run)
         with self._running(run):
-            return super().train_on_batch(*source.first(), return_dict=return_dict)
+            slot = backend.placement().slot()  # the train function takes the rows from the run
+            return super().train_on_batch(slot, return_dict=return_dict)
 
     def train_step(self, state: step.State, data: Any) -> tuple[dict[str, Any], step.State]:
         """Make one whole private update; called by the train function, not by users.

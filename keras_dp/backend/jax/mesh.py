@@ -46,7 +46,7 @@ class Placement:
         return -(-size // self.shards) * self.shards
 
     def slot(self) -> npt.NDArray[np.int32]:
-        """Return an array that Keras can spread as it spreads data: one entry for each own group."""
+        """Return an array that Keras can spread as data: one entry for each own group."""
         if self.mesh is None:
             return np.zeros(1, np.int32)
         return np.zeros(len(_ranges(self._rows(self.mesh), (self.shards,))), np.int32)
@@ -70,9 +70,11 @@ class Placement:
         rows = read(indices[own])
 
         def put(leaf: Any) -> Any:
-            return jax.make_array_from_callback(
-                (len(indices), *leaf.shape[1:]), sharding, lambda index: leaf[place[index[0]]]
-            )
+            def part(index: Any) -> Any:
+                return leaf[place[index[0]]]
+
+            shape = (len(indices), *leaf.shape[1:])
+            return jax.make_array_from_callback(shape, sharding, part)
 
         return jax.tree.map(put, rows)
 

@@ -1,0 +1,140 @@
+"""Training on a mesh is training: the same draw, noise, weights and logs on any devices."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dp
+from keras_dp import backend
+from tests.mesh.placements import MESHES, data, distribution, model, on, trained
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Weights and logs of one device without any distribution."""
+    return trained(None)
+
+
+def assert_equal(found, expected, atol=1e-5):
+    for one, other in zip(found[0], expected[0], strict=True):
+        np.testing.assert_allclose(one, other, atol=atol)
+    assert found[1].keys() == expected[1].keys()
+    for name, values in expected[1].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_twenty_updates_end_in_the_weights_and_logs_of_one_device(mesh, alone):
+    assert_equal(trained(mesh), alone)
+
+
+@pytest.mark.parametrize("mesh", ["8", "4x2"])
+def test_the_loop_on_the_device_ends_there_too(mesh, alone, monkeypatch):
+    monkeypatch.setattr(backend, "loops_on_device", lambda: True)
+    assert_equal(trained(mesh), alone)
+
+
+@pytest.mark.parametrize("microbatch_size", [7, 101, 128])
+def test_a_microbatch_that_no_number_of_devices_divides_is_padded(microbatch_size, alone):
+    assert_equal(trained("4x2", microbatch_size=microbatch_size), alone)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"noise": "discrete_gaussian"},
+        {"clipping": "adaptive"},
+        {"clipping": "per_layer"},
+        {"metrics": (), "private_metrics": keras_dp.PrivateMetrics(bounds={"loss": (0, 3)})},
+    ],
+    ids=str,
+)
+def test_other_mechanisms_are_the_same_on_a_mesh(settings):
+    assert_equal(trained("4x2", steps=5, **settings), trained(None, steps=5, **settings))
+
+
+@pytest.mark.parametrize("mesh", ["8", "4x2"])
+def test_weights_and_optimizer_state_stay_where_the_layout_puts_them(mesh):
+    with on(mesh):
+        private = model()
+        variables = [*private.variables, *private.optimizer.variables]
+        before = [variable.value.sharding for variable in variables]
+        private.fit(*data(), batch_size=101, steps_per_epoch=2, verbose=0)
+        variables = [*private.variables, *private.optimizer.variables]
+        for variable, sharding in zip(variables, before, strict=False):
+            assert variable.value.sharding.is_equivalent_to(sharding, len(variable.shape))
+        spread = [v.path for v in variables if "model" in str(v.value.sharding.spec)]
+    kernels = {"dense_1/kernel", "dense_2/kernel", "conv/kernel"}
+    assert (kernels <= set(spread)) == (mesh == "4x2")
+
+
+def test_one_batch_of_the_callers_is_spread_too():
+    x, y = (part[:13] for part in data())
+    found = []
+    for mesh in (None, "8"):
+        with on(mesh):
+            private = model()
+            logs = private.train_on_batch(x, y, return_dict=True)
+            found.append((private.get_weights(), {k: [v] for k, v in logs.items()}))
+    assert_equal(*found)
+
+
+@pytest.mark.parametrize("meshes", [("8", "2"), (None, "2x2"), ("4x2", None)], ids=str)
+def test_a_saved_model_goes_on_on_other_devices(meshes, tmp_path):
+    """Without dropout, for Keras does not save its seeds."""
+    with on(meshes[0]):
+        private = model(dropout=0.0)
+        private.fit(*data(), batch_size=101, steps_per_epoch=3, verbose=0)
+        private.save(tmp_path / "model.keras")
+    with on(meshes[1]):
+        again = keras.saving.load_model(tmp_path / "model.keras")
+        assert again.ledger.updates == 3
+        again.fit(*data(), batch_size=101, steps_per_epoch=3, verbose=0)
+        found = again.get_weights()
+    expected, _ = trained(None, steps=3, epochs=2, dropout=0.0)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("meshes", [("8", "2"), ("4x2", None)], ids=str)
+def test_an_interrupted_run_is_resumed_on_other_devices(meshes, tmp_path):
+    """Backed up after two epochs, lost in the third, taken up on other devices."""
+
+    class Lost(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise RuntimeError("lost")
+
+    settings = {"steps": 5, "epochs": 4, "dropout": 0.0}
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    with pytest.raises(RuntimeError, match="lost"):
+        trained(meshes[0], callbacks=[backup, Lost()], **settings)
+    spent = []
+    count = keras.callbacks.LambdaCallback(
+        on_train_end=lambda logs: spent.append(count.model.privacy_spent(delta=1e-5))
+    )
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    found, _ = trained(meshes[1], callbacks=[backup, count], **settings)
+    expected, _ = trained(None, callbacks=[count], **settings)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert spent[0] == spent[1]
+    assert spent[0].updates == 20
+
+
+def test_placement_reads_only_own_rows_in_order():
+    with on("8"):
+        placed = backend.placement()
+        assert (placed.shards, placed.padded(30), placed.padded(32)) == (8, 32, 32)
+        read = []
+
+        def take(indices):
+            read.append(indices)
+            return indices * 10
+
+        rows = np.arange(16)[::-1]
+        np.testing.assert_array_equal(placed.take(take, rows), rows * 10)
+        (indices,) = read
+        np.testing.assert_array_equal(indices, rows)
+    assert backend.placement().shards == 1
+    assert distribution("2x2").batch_dim_name == "batch"
