@@ -174,6 +174,44 @@ def check_targets(model: Any, rows: Rows) -> None:
         )
 
 
+def check_placement(model: Any) -> None:
+    """Refuse a model whose variables do not lie where `keras.distribution` puts the examples.
+
+    Raises:
+        ValueError: naming variables, or metrics whose values of groups of examples cannot be added
+            up.
+    """
+    placed = backend.placement()
+    misplaced = placed.misplaced([*model.variables, *model.optimizer.variables])
+    if misplaced:
+        devices = 1 if placed.mesh is None else placed.mesh.size
+        raise ValueError(
+            "The model and its optimizer must be made under the distribution that they are trained "
+            f"under. `keras.distribution.distribution()` has {devices} device"
+            f"{'s' * (devices > 1)} now. Received variables on others: "
+            f"{', '.join(misplaced[:3])}. Call `keras.distribution.set_distribution` before the "
+            "model is built, or save the model and load it again under the new distribution."
+        )
+    if placed.spread and model.private_metrics is None:
+        _check_metrics(model._compile_metrics)
+
+
+def _check_metrics(compiled: Any) -> None:
+    own = [
+        metric.name
+        for metric in (compiled.metrics if compiled is not None else [])
+        if not type(metric).update_state.__module__.startswith("keras.")
+    ]
+    if own:
+        raise ValueError(
+            "Metrics must be sums over examples where examples are spread over devices, since each "
+            "group of devices sees its own. That is known of Keras' metrics only. Received metrics "
+            f"with an `update_state` of their own: {own}. Make a "
+            "`keras.metrics.MeanMetricWrapper` of a function of targets and predictions, or "
+            "compute them in `evaluate`."
+        )
+
+
 def check_state(model: Any, data_dependent: tuple[int, ...]) -> None:
     """Refuse a model whose non-trainable state would take up private data, naming the layers."""
     if not data_dependent:

@@ -366,6 +366,7 @@ class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
         rows = source.first()
         planning.check_targets(self, rows)
         self._symbolic_build(data_batch=rows)
+        planning.check_placement(self)
         key = planning.preparation_key(self, rows)
         if key == self._prepared_for:
             return

@@ -123,6 +123,43 @@ def test_an_interrupted_run_is_resumed_on_other_devices(meshes, tmp_path):
     assert spent[0].updates == 20
 
 
+class Latest(keras.metrics.Metric):
+    """No sum over examples."""
+
+    def __init__(self):
+        super().__init__(name="latest")
+        self.value = self.add_weight(shape=(), initializer="zeros", name="value")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.value.assign(keras.ops.max(y_pred))
+
+    def result(self):
+        return self.value
+
+
+def test_metrics_that_cannot_be_added_up_are_refused_by_name_on_a_mesh():
+    with on("2"), pytest.raises(ValueError, match=r"sums over examples.*\['latest'\].*Wrapper"):
+        model(metrics=(Latest(),)).fit(*data(), batch_size=101, verbose=0)
+    assert "latest" in trained(None, steps=1, metrics=(Latest(),))[1]
+    double = keras.metrics.MeanMetricWrapper(
+        lambda y, y_pred: 2 * keras.ops.max(y_pred, -1), name="double"
+    )
+    found = trained("4x2", steps=2, metrics=(double,))
+    assert_equal(found, trained(None, steps=2, metrics=(double,)))
+
+
+@pytest.mark.parametrize(("made", "fitted"), [(None, "8"), ("8", None), ("2", "8")], ids=str)
+def test_a_model_made_under_another_distribution_is_refused_with_what_to_do(made, fitted):
+    with on(made):
+        private = model()
+    with (
+        on(fitted),
+        pytest.raises(ValueError, match=r"under the distribution.*conv/kernel.*load it again"),
+    ):
+        private.fit(*data(), batch_size=101, verbose=0)
+    assert private.ledger.updates == 0
+
+
 def test_placement_reads_only_own_rows_in_order():
     with on("8"):
         placed = backend.placement()

@@ -41,6 +41,16 @@ class Placement:
         """Whether there is more than one group."""
         return self.shards > 1
 
+    def misplaced(self, variables: Sequence[Any]) -> list[str]:
+        """Return the paths of variables that lie on other devices than the mesh's."""
+        devices = None if self.mesh is None else set(self.mesh.devices.flat)
+        found = []
+        for variable in variables:
+            own = variable.value.sharding.device_set
+            if (len(own) > 1) if devices is None else (own != devices):
+                found.append(f"{variable.path!r} (on {len(own)})")
+        return found
+
     def padded(self, size: int) -> int:
         """Return the least size that is not below `size` and can be spread evenly."""
         return -(-size // self.shards) * self.shards
