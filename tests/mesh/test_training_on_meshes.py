@@ -134,7 +134,7 @@ class Latest(keras.metrics.Metric):
         self.value.assign(keras.ops.max(y_pred))
 
     def result(self):
-        return self.value
+        return 1.0 * self.value
 
 
 def test_metrics_that_cannot_be_added_up_are_refused_by_name_on_a_mesh():
