@@ -121,13 +121,21 @@ def plan_run(
             "`noise_multiplier` to the optimizer."
         )
     size = microbatch_size(model, batch_size)
+    backend.agree_on(
+        {
+            "settings": plan.get_config(),
+            "microbatch size": size,
+            "number of updates so far": guard.ledger.updates,
+            "seed": optimizer.seed,
+        }
+    )
     return PrivateRun(
         plan,
         source,
         sampler,
         guard,
         optimizer.clip_rule,
-        optimizer.seed,
+        backend.shared_seed() if optimizer.seed is None else optimizer.seed,
         size,
         model.private_metrics,
     )

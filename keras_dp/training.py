@@ -173,7 +173,7 @@ class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
         shown = () if self.private_metrics is None else self.private_metrics.names
         notes = watching.notes(callbacks, shown, split)
         opening = Opening(run, epochs, steps, initial_epoch, notes)
-        with self._running(run):
+        with self._running(run), backend.already_sharded():
             return super().fit(
                 Updates(steps, backend.placement()),
                 epochs=epochs,

@@ -11,6 +11,8 @@ if keras.backend.backend() != "jax":
 from keras_dp.backend.jax import (
     ExampleTrace,
     Placement,
+    agree_on,
+    already_sharded,
     compile_function,
     example_loss,
     example_losses,
@@ -25,6 +27,7 @@ from keras_dp.backend.jax import (
     regularization_gradient,
     repeat,
     report,
+    shared_seed,
     show,
     trace_example,
     undistributed,
@@ -33,6 +36,8 @@ from keras_dp.backend.jax import (
 __all__ = [
     "ExampleTrace",
     "Placement",
+    "agree_on",
+    "already_sharded",
     "compile_function",
     "example_loss",
     "example_losses",
@@ -47,6 +52,7 @@ __all__ = [
     "regularization_gradient",
     "repeat",
     "report",
+    "shared_seed",
     "show",
     "trace_example",
     "undistributed",

@@ -15,12 +15,15 @@ from keras_dp.backend.jax.example import (
 )
 from keras_dp.backend.jax.measuring import measure, observe, report, show
 from keras_dp.backend.jax.memory import microbatch_memory
-from keras_dp.backend.jax.mesh import Placement, placement, undistributed
+from keras_dp.backend.jax.mesh import Placement, already_sharded, placement, undistributed
+from keras_dp.backend.jax.processes import agree_on, shared_seed
 from keras_dp.backend.jax.state import ExampleTrace, trace_example
 
 __all__ = [
     "ExampleTrace",
     "Placement",
+    "agree_on",
+    "already_sharded",
     "compile_function",
     "example_loss",
     "example_losses",
@@ -35,6 +38,7 @@ __all__ = [
     "regularization_gradient",
     "repeat",
     "report",
+    "shared_seed",
     "show",
     "trace_example",
     "undistributed",

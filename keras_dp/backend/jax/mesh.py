@@ -159,6 +159,21 @@ def placement() -> Placement:
 
 
 @contextlib.contextmanager
+def already_sharded() -> Iterator[None]:
+    """Let Keras take what each process passes for its own share of the data."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        yield
+        return
+    before = distribution.auto_shard_dataset
+    distribution.auto_shard_dataset = False
+    try:
+        yield
+    finally:
+        distribution.auto_shard_dataset = before
+
+
+@contextlib.contextmanager
 def undistributed() -> Iterator[None]:
     """Let Keras lay out nothing while one example is traced: its batch has a single row."""
     before = keras.distribution.distribution()

@@ -1,0 +1,66 @@
+"""What the processes of one training run must have in common."""
+
+import json
+import secrets
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+from jax.experimental import multihost_utils
+
+from keras_dp.version import __version__
+
+SECRET_WORDS = 8
+
+
+def shared_seed() -> int | None:
+    """Return a secret that all processes have, new in every call; `None` for a single process.
+
+    The first process takes it from the operating system and hands it to the others, over the
+    network that the training uses. Noise and draws follow from it as they follow from a seed.
+    """
+    if jax.process_count() == 1:
+        return None
+    own = np.frombuffer(secrets.token_bytes(4 * SECRET_WORDS), np.uint32)
+    words = np.asarray(multihost_utils.broadcast_one_to_all(own), np.uint32)
+    return int.from_bytes(words.tobytes(), "little")
+
+
+def agree_on(facts: dict[str, Any]) -> None:
+    """Refuse to go on where processes differ in these facts, or in the libraries' versions.
+
+    Args:
+        facts: Names and values, as JSON knows them.
+
+    Raises:
+        ValueError: in every process, naming what differs, with both values.
+    """
+    if jax.process_count() == 1:
+        return
+    facts = {
+        **facts,
+        "version of keras_dp": __version__,
+        "version of Keras": keras.__version__,
+        "version of JAX": jax.__version__,
+    }
+    for process, theirs in enumerate(_gathered(json.dumps(facts, sort_keys=True, default=str))):
+        known = json.loads(theirs)
+        mine = json.loads(json.dumps(facts, default=str))
+        differing = sorted(n for n in {*mine, *known} if mine.get(n) != known.get(n))
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"All processes must train with the same {name}. Process {jax.process_index()} has "
+                f"{mine.get(name)!r}, process {process} has {known.get(name)!r}. Start all of them "
+                "with the same program, data and library versions."
+            )
+
+
+def _gathered(text: str) -> list[str]:
+    own = np.frombuffer(text.encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.array([own.size])))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: own.size] = own
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes.ravel(), strict=True)]
