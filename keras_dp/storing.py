@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_dp import files, orbax
+from keras_dp import backend, files, orbax
 from keras_dp.accounting import BudgetGuard, Ledger, LedgerFile, Release, RunGuard
+from keras_dp.errors import LedgerFileError
 from keras_dp.orbax import LEDGER_KEY
 from keras_dp.plan import Budget
 from keras_dp.private_metrics import PrivateMetrics
@@ -44,13 +45,24 @@ class LedgerStoring(KerasModel):
     def keep_ledger_in(self, path: str | os.PathLike[str]) -> None:
         """Count updates in a ledger on disk from now on, together with what it holds already.
 
+        Of many processes the first one keeps the file, and the others take over what it holds.
+
         Raises:
             LedgerFileError: when the file is damaged, in use, behind this model's own count, or
                 cannot be written.
         """
-        file = LedgerFile.open(path)
-        file.adopt(self.ledger)
-        self._ledger, self._ledger_file = file.ledger, file
+        failure = None
+        if backend.is_first():
+            try:
+                file = LedgerFile.open(path)
+                file.adopt(self.ledger)
+                self._ledger, self._ledger_file = file.ledger, file
+            except LedgerFileError as error:
+                failure = error
+        said, config = backend.from_first([str(failure or ""), self.ledger.get_config()])
+        if said:
+            raise LedgerFileError(said) from failure
+        self.ledger.merge(Ledger.from_config(config))
 
     def join_search(self, search: Release) -> None:
         """Train as one run of a search, which is counted as a whole: the runs' best is published.

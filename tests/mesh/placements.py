@@ -44,6 +44,7 @@ def model(
     dropout=0.2,
     metrics=("accuracy",),
     private_metrics=None,
+    ledger_file=None,
     **optimizing,
 ):
     """Return a model whose weights are the same on every mesh, compiled."""
@@ -61,6 +62,7 @@ def model(
         metrics=list(metrics),
         microbatch_size=microbatch_size,
         private_metrics=private_metrics,
+        ledger_file=ledger_file,
     )
     return private
 

@@ -16,7 +16,7 @@ from keras_dp.backend.jax.example import (
 from keras_dp.backend.jax.measuring import measure, observe, report, show
 from keras_dp.backend.jax.memory import microbatch_memory
 from keras_dp.backend.jax.mesh import Placement, already_sharded, placement, undistributed
-from keras_dp.backend.jax.processes import agree_on, shared_seed
+from keras_dp.backend.jax.processes import agree_on, from_first, is_first, shared_seed
 from keras_dp.backend.jax.state import ExampleTrace, trace_example
 
 __all__ = [
@@ -27,7 +27,9 @@ __all__ = [
     "compile_function",
     "example_loss",
     "example_losses",
+    "from_first",
     "hold_state",
+    "is_first",
     "loops_on_device",
     "loss_scale",
     "measure",

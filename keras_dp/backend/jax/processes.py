@@ -27,6 +27,20 @@ def shared_seed() -> int | None:
     return int.from_bytes(words.tobytes(), "little")
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes files."""
+    return bool(jax.process_index() == 0)
+
+
+def from_first(value: Any) -> Any:
+    """Return, in every process, the first one's value.
+
+    Args:
+        value: What JSON knows.
+    """
+    return value if jax.process_count() == 1 else json.loads(_gathered(json.dumps(value))[0])
+
+
 def agree_on(facts: dict[str, Any]) -> None:
     """Refuse to go on where processes differ in these facts, or in the libraries' versions.
 
