@@ -63,9 +63,9 @@ class UpdateFunction:
         mechanism = run.mechanism()
         batch = run.draw()
         if self._on_device:
-            _, state = self._whole(state, (run.columns(batch, self.placement), mechanism))
+            _, state = self._whole(state, (run.columns(batch), mechanism))
         else:
-            state = self._looped(state, run.microbatches(batch, self.placement), mechanism)
+            state = self._looped(state, run.microbatches(batch), mechanism)
         backend.hold_state(self._model, state)
         return state
 

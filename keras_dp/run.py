@@ -38,6 +38,7 @@ class PrivateRun:
         remaining: Updates left before the clean stop, or `None` when there is none.
         drawn: Batches of updates to come, where an epoch is drawn as a whole. They die with the
             run, and a new one draws anew: no two runs share an epoch.
+        placement: Where examples lie on the devices.
     """
 
     plan: PrivacyPlan
@@ -51,6 +52,7 @@ class PrivateRun:
     stop_budgets: list[Budget] = field(default_factory=list)
     remaining: int | None = None
     drawn: deque[SampledBatch] = field(default_factory=deque)
+    placement: backend.Placement = field(default_factory=backend.placement)
 
     def open(self, updates: int) -> None:
         """Settle how many of the planned `updates` may be made, before the first.
@@ -113,25 +115,23 @@ class PrivateRun:
             noise.noise_key(self.seed, self.guard.ledger.updates, self.plan.noise),
         )
 
-    def microbatches(
-        self, batch: SampledBatch, placement: backend.Placement
-    ) -> Iterator[Microbatch]:
+    def microbatches(self, batch: SampledBatch) -> Iterator[Microbatch]:
         """Cut the batch into microbatches of one size, the last one padded."""
-        size = placement.padded(self.microbatch_size)
+        size = self.placement.padded(self.microbatch_size)
         for offset in range(0, len(batch.indices), size):
             rows = batch.indices[offset : offset + size]
             padded = _pad(rows, size)
-            data = placement.take(self.source.take, padded)
+            data = self.placement.take(self.source.take, padded)
             yield Microbatch(data, np.int32(offset), np.int32(len(rows)))
 
-    def columns(self, batch: SampledBatch, placement: backend.Placement) -> Microbatch:
+    def columns(self, batch: SampledBatch) -> Microbatch:
         """Return the whole batch for the loop on the device, a column a microbatch."""
-        size = placement.padded(self.microbatch_size)
+        size = self.placement.padded(self.microbatch_size)
         count = _capacity(self.plan, size)
         while count * size < len(batch.indices):
             count *= 2
         padded = _pad(batch.indices, count * size).reshape(count, size).T
-        data = placement.take(self.source.take, padded)
+        data = self.placement.take(self.source.take, padded)
         return Microbatch(data, np.int32(0), np.int32(len(batch.indices)))
 
     def check_resumed(self) -> None:
