@@ -17,10 +17,6 @@ from keras_dp.sampling import Sampler, Source
 from keras_dp.sampling.rows import Rows
 from keras_dp.types import Tree
 
-FEWEST_EXAMPLES = 32
-"""Examples in a microbatch for which more memory than preferred is taken: with fewer, matrix
-products are slow."""
-
 
 def check_optimizer(optimizer: Any) -> None:
     """Refuse an optimizer that is not private."""
@@ -151,18 +147,16 @@ def check_noise_settled(run: PrivateRun) -> None:
 
 
 def microbatch_size(model: Any, batch_size: int) -> int:
-    """Return the number of examples on the device at a time.
+    """Return the number of examples on the devices at a time; each group has as many.
 
-    Without a choice of the user: the largest power of two whose estimated memory fits.
+    Without a choice of the user: the largest power of two whose estimated memory fits one device,
+    for each group.
     """
+    placement = backend.placement()
     if model.microbatch_size is not None:
-        return int(model.microbatch_size)
-    preferred, limit = (
-        max(1, memory // max(1, model.report.bytes_per_example))
-        for memory in backend.microbatch_memory()
-    )
-    fitting = max(preferred, min(FEWEST_EXAMPLES, limit))
-    return int(min(1 << (fitting.bit_length() - 1), 1 << (batch_size - 1).bit_length()))
+        return placement.padded(model.microbatch_size)
+    fitting = backend.least_of(backend.fitting_examples(model.report.bytes_per_example))
+    return placement.padded(min(placement.shards * fitting, 1 << (batch_size - 1).bit_length()))
 
 
 def preparation_key(model: Any, rows: Tree) -> tuple[Any, ...]:

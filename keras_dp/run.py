@@ -4,8 +4,11 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_dp import accounting, backend, noise
 from keras_dp.accounting import BudgetGuard
@@ -15,7 +18,7 @@ from keras_dp.plan import Budget, PrivacyPlan
 from keras_dp.private_metrics import PrivateMetrics
 from keras_dp.sampling import Sampler, Source, StreamSource
 from keras_dp.sampling.base import checked, update_rng
-from keras_dp.sampling.rows import count
+from keras_dp.sampling.rows import count, leaves, map_leaves
 from keras_dp.step import Mechanism, Microbatch
 from keras_dp.types import SampledBatch
 
@@ -32,7 +35,7 @@ class PrivateRun:
         guard: Keeps the budget and writes the ledger.
         clip_rule: How gradients are scaled down.
         seed: The user's seed, or `None`.
-        microbatch_size: Examples on the device at a time.
+        microbatch_size: Examples on the devices at a time, spread evenly over them.
         private_metrics: What is shown with noise in the training logs, or `None`.
         stop_budgets: Budgets at which to stop cleanly, from `PrivacyBudget` callbacks.
         remaining: Updates left before the clean stop, or `None` when there is none.
@@ -116,23 +119,60 @@ class PrivateRun:
         )
 
     def microbatches(self, batch: SampledBatch) -> Iterator[Microbatch]:
-        """Cut the batch into microbatches of one size, the last one padded."""
-        size = self.placement.padded(self.microbatch_size)
+        """Cut the batch into microbatches of one size, the last one padded.
+
+        Each is read when it is asked for.
+        """
+        size = self.microbatch_size
         for offset in range(0, len(batch.indices), size):
             rows = batch.indices[offset : offset + size]
             padded = _pad(rows, size)
             data = self.placement.take(self.source.take, padded)
             yield Microbatch(data, np.int32(offset), np.int32(len(rows)))
 
+    def count(self, drawn: int) -> int:
+        """Return for how many microbatches the loop on the device is made, to hold a whole batch.
+
+        The number depends on the plan alone but for draws that are rarer than one in 1e8, which
+        double it: updates of varying sizes are compiled once.
+
+        Args:
+            drawn: Number of examples that were drawn.
+        """
+        count = _capacity(self.plan, self.microbatch_size)
+        while count * self.microbatch_size < drawn:
+            count *= 2
+        return count
+
     def columns(self, batch: SampledBatch) -> Microbatch:
         """Return the whole batch for the loop on the device, a column a microbatch."""
-        size = self.placement.padded(self.microbatch_size)
-        count = _capacity(self.plan, size)
-        while count * size < len(batch.indices):
-            count *= 2
-        padded = _pad(batch.indices, count * size).reshape(count, size).T
-        data = self.placement.take(self.source.take, padded)
-        return Microbatch(data, np.int32(0), np.int32(len(batch.indices)))
+        return self._chunk(batch, 0, self.count(len(batch.indices)))
+
+    def chunks(self, batch: SampledBatch, count: int) -> Iterator[Microbatch]:
+        """Cut the batch into chunks of `count` microbatches, the last one padded.
+
+        Each is read when it is asked for.
+        """
+        for offset in range(0, len(batch.indices), count * self.microbatch_size):
+            yield self._chunk(batch, offset, count)
+
+    @cached_property
+    def bytes_per_example(self) -> int:
+        """Memory that an example's data take."""
+        return max(1, sum(leaf.nbytes // len(leaf) for leaf in leaves(self.source.first())))
+
+    def blank(self, count: int | None = None) -> Microbatch:
+        """Return what has the shapes of a microbatch, or of a chunk of `count`, and no examples."""
+        shape = (self.microbatch_size,) if count is None else (self.microbatch_size, count)
+
+        def nothing(indices: npt.NDArray[np.int64]) -> Any:
+            return map_leaves(
+                lambda a: np.broadcast_to(np.zeros((), a.dtype), indices.shape + a.shape[1:]),
+                self.source.first(),
+            )
+
+        data = self.placement.take(nothing, np.zeros(shape, np.int64))
+        return Microbatch(data, np.int32(0), np.int32(0))
 
     def check_resumed(self) -> None:
         """Refuse to resume a run on data of another size than it was interrupted on.
@@ -169,6 +209,14 @@ class PrivateRun:
     def with_noise(self, noise_multiplier: float) -> None:
         """Settle the noise multiplier of the plan."""
         self.plan = replace(self.plan, noise_multiplier=noise_multiplier)
+
+    def _chunk(self, batch: SampledBatch, offset: int, count: int) -> Microbatch:
+        """Return `count` microbatches from `offset` on, a column each."""
+        size = self.microbatch_size
+        rows = batch.indices[offset : offset + count * size]
+        padded = _pad(rows, count * size).reshape(count, size).T
+        data = self.placement.take(self.source.take, padded)
+        return Microbatch(data, np.int32(offset), np.int32(len(rows)))
 
     def _sum_noise_multiplier(self) -> float:
         left, batch_size = self.plan.raised_noise_multiplier, self.plan.batch_size

@@ -229,24 +229,45 @@ def update(
         model: A `DPModel` that is built and compiled.
         advance: See `finish`.
         state: Its training state.
-        batch: All examples of the update, each leaf of shape `(microbatch_size, count, ...)` with
-            example `j * microbatch_size + i` at `[i, j]`; `valid` is the number drawn.
-            Microbatches beyond the last valid example are not run.
+        batch: All examples of the update as one chunk, see `accumulate_chunk`; `valid` is the
+            number drawn.
         mechanism: Clip, noise, divisor and key of this update.
     """
-    size = _rows(batch.data[0])
     clip_norm = model.optimizer.present_clip_norm(state[2], mechanism.clip_norm)
+    sums, metrics = accumulate_chunk(model, state, start(model, state[0]), batch, clip_norm)
+    return finish(model, advance, (*state[:3], metrics), sums, mechanism)
+
+
+def accumulate_chunk(
+    model: Any, state: State, sums: list[Any], chunk: Microbatch, clip_norm: Any
+) -> tuple[list[Any], list[Any]]:
+    """Add the microbatches of a chunk to the sums, one after another, as `accumulate` does.
+
+    Args:
+        model: A `DPModel` that is built and compiled.
+        state: Its training state.
+        sums: The sums so far, see `start`.
+        chunk: Several microbatches, each leaf of shape `(microbatch_size, count, ...)` with example
+            `offset + j * microbatch_size + i` at `[i, j]`. Those beyond the last valid example
+            are not run.
+        clip_norm: Float, the bound on one example's gradient.
+
+    Returns:
+        The new sums and the new values of the metric variables.
+    """
+    size = _rows(chunk.data[0])
 
     def body(position: Any, carry: tuple[list[Any], list[Any]]) -> tuple[list[Any], list[Any]]:
         sums, metrics = carry
         offset = position * size
-        valid = keras.ops.minimum(batch.valid - offset, size)
-        microbatch = Microbatch(backend.microbatch_at(batch.data, position), offset, valid)
+        valid = keras.ops.minimum(chunk.valid - offset, size)
+        data = backend.microbatch_at(chunk.data, position)
+        microbatch = Microbatch(data, chunk.offset + offset, valid)
         return accumulate(model, (*state[:3], metrics), sums, microbatch, clip_norm)
 
-    count = (batch.valid + size - 1) // size
-    sums, metrics = backend.repeat(count, body, (start(model, state[0]), state[3]))
-    return finish(model, advance, (*state[:3], metrics), sums, mechanism)
+    count = (chunk.valid + size - 1) // size
+    summed: tuple[list[Any], list[Any]] = backend.repeat(count, body, (sums, state[3]))
+    return summed
 
 
 def _rows(x: Tree) -> int:

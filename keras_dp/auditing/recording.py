@@ -142,7 +142,7 @@ class RealGradients(keras.callbacks.Callback):
         norm = optimizer.present_clip_norm(own, np.float32(optimizer.clip_norm))
         sums = step.start(model, params)
         for batch in self._microbatches(planning.microbatch_size(model, self._batch_size)):
-            sums, _ = model.train_function.accumulate((params, others, metrics), sums, batch, norm)
+            sums, *_ = model.train_function.accumulate((params, others, metrics), sums, batch, norm)
         found = self._finish(params, sums, optimizer.positions.value)
         return np.asarray(found / optimizer.clip_rule.sensitivity(norm), np.float64)
 

@@ -152,7 +152,7 @@ def test_microbatches_are_the_largest_that_fit(preferred, limit, expected, monke
     report = clipping.explain(model, x, y, print_fn=lambda text: None)
     each = report.bytes_per_example
     monkeypatch.setattr(
-        backend, "microbatch_memory", lambda: Memory(preferred * each, limit * each)
+        backend.jax.memory, "microbatch_memory", lambda: Memory(preferred * each, limit * each)
     )
     assert keras_dp.planning.microbatch_size(model, 512) == expected
 

@@ -6,6 +6,7 @@ from keras_dp.backend.jax.compiling import (
     loops_on_device,
     microbatch_at,
     repeat,
+    wait,
 )
 from keras_dp.backend.jax.example import (
     example_loss,
@@ -14,9 +15,14 @@ from keras_dp.backend.jax.example import (
     regularization_gradient,
 )
 from keras_dp.backend.jax.measuring import measure, observe, report, show
-from keras_dp.backend.jax.memory import microbatch_memory
+from keras_dp.backend.jax.memory import (
+    corrected_size,
+    examples_memory,
+    fitting_examples,
+    microbatch_memory,
+)
 from keras_dp.backend.jax.mesh import Placement, already_sharded, placement, undistributed
-from keras_dp.backend.jax.processes import agree_on, from_first, is_first, shared_seed
+from keras_dp.backend.jax.processes import agree_on, from_first, is_first, least_of, shared_seed
 from keras_dp.backend.jax.state import ExampleTrace, trace_example
 
 __all__ = [
@@ -25,11 +31,15 @@ __all__ = [
     "agree_on",
     "already_sharded",
     "compile_function",
+    "corrected_size",
     "example_loss",
     "example_losses",
+    "examples_memory",
+    "fitting_examples",
     "from_first",
     "hold_state",
     "is_first",
+    "least_of",
     "loops_on_device",
     "loss_scale",
     "measure",
@@ -44,4 +54,5 @@ __all__ = [
     "show",
     "trace_example",
     "undistributed",
+    "wait",
 ]

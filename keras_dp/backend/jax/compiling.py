@@ -49,6 +49,11 @@ def microbatch_at(batch: Tree, position: Any) -> Tree:
     )
 
 
+def wait(results: Tree) -> None:
+    """Wait until the compiled functions that these results come from have run."""
+    jax.block_until_ready(results)
+
+
 def hold_state(model: Any, state: tuple[list[Any], ...]) -> None:
     """Let Keras write this state back to the variables if the step that follows is refused.
 

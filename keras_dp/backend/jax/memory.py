@@ -1,7 +1,8 @@
 """How much memory a microbatch may take."""
 
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
@@ -12,7 +13,17 @@ anew from the operating system in every step."""
 
 ACCELERATOR_PART = 0.6
 """Part of an accelerator's free memory that a microbatch may take; the rest is for what the
-estimate leaves out."""
+estimate leaves out, and for the data of the examples."""
+
+EXAMPLES_PART = 0.1
+"""Part of an accelerator's free memory that the data of examples may take."""
+
+MARGIN = 1.4
+"""How far the memory of a compiled program may pass what its size was chosen for."""
+
+FEWEST_EXAMPLES = 32
+"""Examples in a microbatch for which more memory than preferred is taken: with fewer, matrix
+products are slow."""
 
 
 class Memory(NamedTuple):
@@ -29,12 +40,56 @@ class Memory(NamedTuple):
 
 def microbatch_memory() -> Memory:
     """Return the memory for a microbatch on the default device."""
+    free = _free_memory()
+    if free is None:
+        return Memory(CPU_PREFERRED, _physical_memory() // 4)
+    return Memory(int(ACCELERATOR_PART * free), int(ACCELERATOR_PART * free))
+
+
+def examples_memory() -> int:
+    """Return how many bytes of examples may be on the default device at a time."""
+    free = _free_memory()
+    return _physical_memory() // 16 if free is None else int(EXAMPLES_PART * free)
+
+
+def fitting_examples(bytes_per_example: float) -> int:
+    """Return how many examples a microbatch holds: the largest power of two that fits the memory.
+
+    Args:
+        bytes_per_example: Temporary memory that an example takes.
+    """
+    preferred, limit = (
+        max(1, int(memory / max(1.0, bytes_per_example))) for memory in microbatch_memory()
+    )
+    return 1 << (max(preferred, min(FEWEST_EXAMPLES, limit)).bit_length() - 1)
+
+
+def corrected_size(size: int, function: Callable[..., Any], *arguments: Any) -> int:
+    """Return a size of microbatches, `size` or less, for which the compiled function fits.
+
+    The function is compiled for these arguments now instead of in its first call. What XLA plans to
+    use is taken at its word, and in proportion to the size.
+
+    Args:
+        size: Examples in a microbatch, chosen by an estimate.
+        function: What `compile_function` returned; of an eager one nothing is known.
+        arguments: What it is called with, at this size; only shapes are used.
+    """
+    if not hasattr(function, "lower"):
+        return size
+    used = function.lower(*arguments).compile().memory_analysis()
+    if used is None:  # a platform that does not tell
+        return size
+    return min(size, fitting_examples(used.temp_size_in_bytes / size / MARGIN))
+
+
+def _free_memory() -> int | None:
+    """Return the free memory of an accelerator; `None` on a CPU, and where it is not known."""
     device = jax.devices()[0]
     stats = None if device.platform == "cpu" else device.memory_stats()
-    if stats and "bytes_limit" in stats:
-        free = int(ACCELERATOR_PART * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-        return Memory(free, free)
-    return Memory(CPU_PREFERRED, _physical_memory() // 4)
+    if not stats or "bytes_limit" not in stats:
+        return None
+    return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
 
 
 def _physical_memory() -> int:

@@ -41,6 +41,11 @@ def from_first(value: Any) -> Any:
     return value if jax.process_count() == 1 else json.loads(_gathered(json.dumps(value))[0])
 
 
+def least_of(value: int) -> int:
+    """Return, in every process, the least value that any of them has."""
+    return value if jax.process_count() == 1 else min(map(json.loads, _gathered(json.dumps(value))))
+
+
 def agree_on(facts: dict[str, Any]) -> None:
     """Refuse to go on where processes differ in these facts, or in the libraries' versions.
 
