@@ -248,6 +248,8 @@ def _spent_message(budget: Budget, guard: BudgetGuard) -> str:
 
 def _pad(rows: np.ndarray, size: int) -> np.ndarray:
     """Fill up with the last position, which is read anyway; the rows it adds are masked out."""
+    if len(rows) == size:
+        return rows
     last = rows[-1] if len(rows) else 0
     return np.concatenate([rows, np.full(size - len(rows), last, np.int64)])
 

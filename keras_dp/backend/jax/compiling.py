@@ -60,7 +60,8 @@ def hold_state(model: Any, state: tuple[list[Any], ...]) -> None:
     Keras empties the variables before the first step of an epoch; an error in it would lose them.
     """
     trainable, non_trainable, optimizer, metrics = state
-    model._jax_state = {
+    # Not by assignment: Keras would look at each array for layers and variables to track.
+    vars(model)["_jax_state"] = {
         "trainable_variables": trainable,
         "non_trainable_variables": non_trainable,
         "optimizer_variables": optimizer,
