@@ -1,13 +1,16 @@
 """Data sets that give one example at a time: Grain, TFDS, PyTorch, and whatever looks like them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
+from keras_dp import validation
 from keras_dp.errors import NotPrivateError
+from keras_dp.sampling.reading import in_threads
 from keras_dp.sampling.rows import Layout, Rows, as_array, unpack
 from keras_dp.sampling.source import Source
 from keras_dp.types import Tree
@@ -27,10 +30,13 @@ class RandomAccess:
             list of positions, is used where it exists.
         transform: Function of one example that returns `(x,)`, `(x, y)` or `(x, y, weight)`, each
             an array, a number, or a nested structure of these. `None` leaves examples as they are.
+        workers: Number of threads that read and transform. More than one, for data that wait for
+            a disk or are decoded, need data and a function that may be called from several
+            threads. Default 1.
 
     Raises:
         NotPrivateError: when the data cannot be read at any position.
-        ValueError: when `transform` is no function.
+        ValueError: when `transform` is no function, or `workers` no number above 0.
 
     Privacy:
         The function sees one example at a time, so it cannot mix examples. What it computes must
@@ -47,7 +53,9 @@ class RandomAccess:
         1
     """
 
-    def __init__(self, data: Any, transform: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self, data: Any, transform: Callable[[Any], Any] | None = None, *, workers: int = 1
+    ) -> None:
         if not has_positions(data):
             raise NotPrivateError(
                 "`data` must be read at any position, with `__len__` and `__getitem__`. Received: "
@@ -57,6 +65,7 @@ class RandomAccess:
             raise ValueError(f"`transform` must be a function or None. Received: {transform!r}.")
         self.data = data
         self.transform = transform
+        self.workers = validation.positive_int("workers", workers)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -69,13 +78,16 @@ class RandomAccess:
 
     def __getitems__(self, positions: list[int]) -> list[Any]:
         """Return the examples at these positions, each transformed by itself."""
-        examples = read(self.data, positions)
-        return examples if self.transform is None else [self.transform(e) for e in examples]
+        examples = read(self.data, positions, self.workers)
+        if self.transform is None:
+            return examples
+        return in_threads(self.transform, examples, self.workers)
 
     def __repr__(self) -> str:
         """Return the constructor call."""
         name = type(self.data).__name__
-        return f"keras_dp.sampling.RandomAccess({name}, transform={self.transform!r})"
+        workers = "" if self.workers == 1 else f", workers={self.workers}"
+        return f"keras_dp.sampling.RandomAccess({name}, transform={self.transform!r}{workers})"
 
 
 class ExampleSource(Source):
@@ -124,15 +136,20 @@ class ExampleSource(Source):
         ]
 
 
-def read(data: Any, positions: list[int]) -> list[Any]:
+def read(data: Any, positions: list[int], workers: int = 1) -> list[Any]:
     """Return what the data hold at these positions, which lie within their length.
+
+    Args:
+        data: Object with `__getitem__`, or `__getitems__`, which is called once.
+        positions: Where to read.
+        workers: Number of threads that call `__getitem__`.
 
     Raises:
         ValueError: when they give another number of examples, or none at one of the positions.
     """
     together = getattr(data, "__getitems__", None)
     if together is None:
-        return [_read_one(data, position) for position in positions]
+        return in_threads(partial(_read_one, data), positions, workers)
     try:
         elements = together(positions)
     except IndexError as error:

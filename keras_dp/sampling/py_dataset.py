@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_dp.errors import NotPrivateError
+from keras_dp.sampling.reading import in_threads
 from keras_dp.sampling.rows import Layout, Rows, as_array, count, leaves, map_leaves, unpack
 from keras_dp.sampling.source import Source
 
@@ -19,7 +20,8 @@ class PyDatasetSource(Source):
     """Reads a `keras.utils.PyDataset` by position: example `i` is a row of batch `i // length`.
 
     All batches but the last must have the length of the first. `on_epoch_end` is never called, so
-    that an example keeps its position.
+    that an example keeps its position. Batches are read in as many threads as the data set has
+    `workers`.
 
     Args:
         dataset: The data set, of finite length.
@@ -56,7 +58,16 @@ class PyDatasetSource(Source):
         """Return `(x, y, sample_weight)` at these positions, each batch read once."""
         order = np.argsort(indices, kind="stable")
         number, row = np.divmod(indices[order], self._length)
-        pieces = [self._rows_of(int(n), row[number == n]) for n in np.unique(number)]
+        numbers, kept = np.unique(number).tolist(), self._last_read
+
+        def piece(n: int) -> Rows:
+            batch = kept[1] if kept and kept[0] == n else self._checked(n)
+            if n == numbers[-1]:  # the next rows may begin in it
+                self._last_read = (n, batch)
+            x, y, weight = map_leaves(lambda a: a[row[number == n]], batch)
+            return x, y, weight
+
+        pieces = in_threads(piece, numbers, self._dataset.workers)
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
         x, y, weight = keras.tree.map_structure(
@@ -79,12 +90,6 @@ class PyDatasetSource(Source):
                 stacklevel=2,
             )
         return np.sort(indices)
-
-    def _rows_of(self, number: int, rows: npt.NDArray[np.int64]) -> Rows:
-        if self._last_read is None or self._last_read[0] != number:
-            self._last_read = (number, self._checked(number))
-        x, y, weight = map_leaves(lambda a: a[rows], self._last_read[1])
-        return x, y, weight
 
     def _checked(self, number: int) -> Rows:
         is_last = number == self._batches - 1
