@@ -13,7 +13,7 @@ import numpy.typing as npt
 from keras_dp import backend, noise
 from keras_dp.clipping import AdaptiveQuantile, ClipRule, clipped_sum
 from keras_dp.private_metrics import PrivateMetrics
-from keras_dp.types import NoisyGradient, Tree
+from keras_dp.types import ByDevice, NoisyGradient, Tree
 
 State = tuple[list[Any], list[Any], list[Any], list[Any]]
 """Keras' training state: trainable, non-trainable, optimizer and metric variables."""
@@ -162,7 +162,13 @@ def finish(model: Any, advance: Any, state: State, sums: list[Any], mechanism: M
         metrics = [m + new.astype(m.dtype) for m, new in zip(metrics, sums[shown:], strict=True)]
         sums = sums[:shown]
     noisy, excess, shares = privatize(
-        optimizer.clip_rule, sums, mechanism, clip_norm, model.private_metrics, optimizer.noise
+        optimizer.clip_rule,
+        sums,
+        mechanism,
+        clip_norm,
+        model.private_metrics,
+        optimizer.noise,
+        placed.by_device(model.trainable_variables),
     )
     _, regularization = backend.regularization_gradient(model, params)
     noisy_gradient = placed.laid_out(noisy.values, model.trainable_variables)
@@ -191,6 +197,7 @@ def privatize(
     clip_norm: Any,
     private_metrics: PrivateMetrics | None = None,
     kind: str = "gaussian",
+    by_device: ByDevice | None = None,
 ) -> tuple[NoisyGradient, Any, Any]:
     """Add noise to all sums of one update, each as much as its sensitivity asks for.
 
@@ -201,6 +208,7 @@ def privatize(
         clip_norm: The bound that this update's gradients were clipped to.
         private_metrics: What is shown in the training logs, or `None`.
         kind: The kind of noise, `"gaussian"` (default) or `"discrete_gaussian"`.
+        by_device: See `noise.add_noise`.
 
     Returns:
         `(sums + noise) / batch_size` in float32; the noisy count of an adaptive rule or `None`;
@@ -213,7 +221,7 @@ def privatize(
         others.append(private_metrics.stddev(mechanism.batch_size))
     weights = len(sums) - len(others)
     stddev = mechanism.noise_multiplier * rule.sensitivity(clip_norm)
-    noisy = noise.add_noise(sums, mechanism.key, [stddev] * weights + others, kind)
+    noisy = noise.add_noise(sums, mechanism.key, [stddev] * weights + others, kind, by_device)
     gradient = NoisyGradient([total / mechanism.batch_size for total in noisy[:weights]])
     excess = noisy[weights] if isinstance(rule, AdaptiveQuantile) else None
     shares = noisy[-1] / mechanism.batch_size if private_metrics is not None else None

@@ -1,5 +1,6 @@
 """The named values that travel from data to optimizer, each made in one place."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,26 @@ class SampledBatch:
     """
 
     indices: npt.NDArray[np.int64]
+
+
+class Part(NamedTuple):
+    """What a device holds of an array.
+
+    Attributes:
+        shape: The shape of the whole array.
+        origin: For each axis, the index in the array of the part's first entry; int or traced.
+    """
+
+    shape: tuple[int, ...]
+    origin: tuple[Any, ...]
+
+
+ByDevice = Callable[[Callable[[list[Part], list[Any], Any], list[Any]], list[Any], Any], list[Any]]
+"""`by_device(function, arrays, known)` lets every device compute `function(parts, own, known)`.
+
+`own` are the parts of the arrays that it holds, `parts` says which, and `known` is a tree that all
+devices have. Returns arrays that lie on the devices like those that came.
+"""
 
 
 class ClippedSum(NamedTuple):

@@ -200,9 +200,9 @@ MUTATIONS = {
         (DISCRETE + "test_discrete.py::test_noise_is_normal_with_the_asked_standard_deviation",),
     ),
     "discrete noise reused between chunks": Mutation(
-        "noise/discrete.py",
-        "(number, 0, 0)",
-        "(0, 0, 0)",
+        "noise/drawing.py",
+        "chacha.blocks(key, block, (0, 0, 0))",
+        "chacha.blocks(key, block % 2**13, (0, 0, 0))",
         (
             DISCRETE
             + "test_discrete.py::test_neighbours_parts_chunks_variables_and_updates_are_unrelated",

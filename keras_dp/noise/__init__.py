@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_dp import keys, validation
 from keras_dp.noise import discrete, gaussian
+from keras_dp.types import ByDevice
 
 _KINDS: dict[str, Any] = {"gaussian": gaussian, "discrete_gaussian": discrete}
 
@@ -22,7 +23,13 @@ def noise_key(seed: int | None, update: int, kind: str = "gaussian") -> np.ndarr
     return np.frombuffer(keys.update_key(seed, "noise", update, size), dtype=np.uint32)
 
 
-def add_noise(sums: list[Any], key: Any, stddev: Any, kind: str = "gaussian") -> list[Any]:
+def add_noise(
+    sums: list[Any],
+    key: Any,
+    stddev: Any,
+    kind: str = "gaussian",
+    by_device: ByDevice | None = None,
+) -> list[Any]:
     """Add Gaussian noise to the clipped sums, once for an update.
 
     Args:
@@ -32,6 +39,8 @@ def add_noise(sums: list[Any], key: Any, stddev: Any, kind: str = "gaussian") ->
             with one for each entry.
         kind: The kind of noise: `"gaussian"` (default), or `"discrete_gaussian"`, which is safe
             from attacks on floating-point noise.
+        by_device: Lets every device draw noise for the parts of the sums that it holds; needed on
+            several devices only. The noise does not depend on it.
 
     Returns:
         List of float32 arrays.
@@ -43,4 +52,4 @@ def add_noise(sums: list[Any], key: Any, stddev: Any, kind: str = "gaussian") ->
     """
     validation.one_of("noise", kind, _KINDS)
     stddevs = stddev if isinstance(stddev, list) else [stddev] * len(sums)
-    return _KINDS[kind].add(sums, key, stddevs)
+    return _KINDS[kind].add(sums, key, stddevs, by_device)

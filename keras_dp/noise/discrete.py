@@ -12,30 +12,21 @@ References:
     Mironov 2012, On Significance of the Least Significant Bits for Differential Privacy.
 """
 
-import functools
-import itertools
-import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
-from keras_dp.noise import chacha
-from keras_dp.noise.table import CELLS, SIGMA, AliasTable, alias_table
+from keras_dp.noise.drawing import LONGEST, integers, positions, stretches_of
+from keras_dp.noise.table import SIGMA
 from keras_dp.plan import LATTICE
+from keras_dp.types import ByDevice, Part
 
 KEY_BYTES = 32
-INNER = 327
-"""At most `sqrt((SIGMA / 2)**2 - 1)`, so that the first two draws overlap as the proof asks."""
-
-_CHUNK = 2**13  # blocks; what they need stays in the cache of a CPU
-_PER_BLOCK = 4
 _STEPS = LATTICE.bit_length()  # a standard deviation has 2**(_STEPS - 1) to 2**_STEPS steps
 _LEAST = _STEPS - 125  # exponent of the least standard deviation; a smaller one is raised to it
 _FARTHEST = 2.0**46
 _HALF = 16
-_CELL_BITS = CELLS.bit_length() - 1
 
 
 class Lattice(NamedTuple):
@@ -52,36 +43,63 @@ class Lattice(NamedTuple):
     multiplier: Any
 
 
-def add(sums: list[Any], key: Any, stddevs: list[Any]) -> list[Any]:
+def add(
+    sums: list[Any], key: Any, stddevs: list[Any], by_device: ByDevice | None = None
+) -> list[Any]:
     """Return the sums on the lattice, with discrete Gaussian noise.
 
     Args:
         sums: List of arrays.
         key: uint32 array of shape `(8,)`.
-        stddevs: List of floats. Neighbours that share an object share a lattice.
+        stddevs: List of floats. Entries that are one object share a lattice.
+        by_device: Lets every device work on the parts of the sums that it holds. Without it there
+            is one device.
 
     Privacy:
         Every number is one that the Gaussian mechanism with this standard deviation, applied to
         the rounded sums, could have given with the same probability up to one part in 2^110, but
         for a probability of 2^-114. Rounding moves the sums of two neighbouring data sets apart by
         `step <= stddev / LATTICE` at most, in each number.
+
+    Raises:
+        ValueError: for more than 2^32 numbers: the stream of random integers ends there.
     """
     if not sums:
         return []
-    runs = [list(run) for _, run in itertools.groupby(range(len(sums)), lambda i: id(stddevs[i]))]
-    lattices = [lattice(stddevs[run[0]]) for run in runs]
-    counts = tuple(sum(_size(sums[i]) for i in run) for run in runs)
-    drawn = integers(key, jnp.stack([found.multiplier for found in lattices]), counts)
-    noisy = []
-    for run, found, noise in zip(runs, lattices, drawn, strict=True):
-        end = 0
-        for total, stddev in ((sums[i].astype(jnp.float32), stddevs[i]) for i in run):
-            start, end = end, end + _size(total)
-            released = release(total, noise[start:end].reshape(total.shape), found)
-            # Noise that is not finite must not come out as little noise.
-            released = jnp.where(jnp.isfinite(stddev), released, jnp.nan)
-            noisy.append(jnp.where(stddev == 0, total, released))
-    return noisy
+    different = list({id(stddev): stddev for stddev in stddevs}.values())
+    which = [next(i for i, one in enumerate(different) if one is stddev) for stddev in stddevs]
+    bases, end = positions([total.shape for total in sums])
+    if end > LONGEST:
+        raise ValueError(
+            f"Discrete noise is drawn for at most {LONGEST} numbers in an update. Received: {end}. "
+            'Use `noise="gaussian"`.'
+        )
+
+    def add_to(parts: list[Part], totals: list[Any], known: tuple[Any, list[Any]]) -> list[Any]:
+        key, scales = known
+        lattices = [lattice(stddev) for stddev in scales]
+        wanted = [
+            stretches_of(part, total.shape, base)
+            for part, total, base in zip(parts, totals, bases, strict=True)
+        ]
+        multipliers = jnp.stack([lattices[i].multiplier for i in which])
+        drawn = integers(key, multipliers, wanted)
+        return [
+            _noisy(total, noise.reshape(total.shape), scales[i], lattices[i])
+            for total, noise, i in zip(totals, drawn, which, strict=True)
+        ]
+
+    known = (key, [jnp.asarray(stddev, jnp.float32) for stddev in different])
+    if by_device is not None:
+        return by_device(add_to, sums, known)
+    return add_to([Part(total.shape, (0,) * total.ndim) for total in sums], sums, known)
+
+
+def _noisy(total: Any, noise: Any, stddev: Any, found: Lattice) -> Any:
+    total = total.astype(jnp.float32)
+    # Noise that is not finite must not come out as little noise.
+    released = jnp.where(jnp.isfinite(stddev), release(total, noise, found), jnp.nan)
+    return jnp.where(stddev == 0, total, released)
 
 
 def lattice(stddev: Any) -> Lattice:
@@ -123,94 +141,3 @@ def release(total: Any, noise: Any, found: Lattice) -> Any:
     high = above.astype(jnp.int32) + (noise >> _HALF) + (low >> _HALF)
     low = low & (2**_HALF - 1)
     return (high.astype(jnp.float32) * 2.0**_HALF + low.astype(jnp.float32)) * found.step
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def integers(key: Any, multipliers: Any, counts: tuple[int, ...]) -> list[Any]:
-    """Return the noise, in steps of the lattice.
-
-    It is drawn in chunks of one size by a loop, so that neither what is compiled nor the memory
-    taken besides the result grows with the model. The bits follow from key and counts alone.
-
-    Args:
-        key: uint32 array of shape `(8,)`.
-        multipliers: int32 array, one for each of the counts.
-        counts: How many integers to draw with each of the multipliers.
-
-    Returns:
-        List of int32 arrays, one for each of the counts.
-    """
-    blocks = max(1, min(_CHUNK, -(-max(counts) // _PER_BLOCK)))
-    size = _PER_BLOCK * blocks
-    chunks = [-(-count // size) for count in counts]
-    each = jnp.concatenate(
-        [jnp.broadcast_to(m, n) for m, n in zip(multipliers, chunks, strict=True)]
-    )
-    numbers = jnp.arange(sum(chunks), dtype=jnp.uint32)
-    table = alias_table()
-    drawn = lax.map(lambda one: _chunk(table, key, one[0], one[1], blocks), (numbers, each))
-    flat = drawn.reshape(-1)
-    starts = itertools.accumulate(chunks, initial=0)
-    return [flat[size * at : size * at + n] for at, n in zip(starts, counts, strict=False)]
-
-
-def _chunk(table: AliasTable, key: Any, number: Any, multiplier: Any, blocks: int) -> Any:
-    """Return an int32 array of shape `(_PER_BLOCK, blocks)`.
-
-    A draw looks at 28 bits of its threshold. Once in 2^28 draws they are equal to those of the
-    number that it compares, and 96 more bits are drawn: in a chunk in 2,700.
-    """
-    words = chacha.blocks(key, jnp.arange(blocks, dtype=jnp.uint32), (number, 0, 0))
-    *fields, rest = (jnp.stack(words[place::_PER_BLOCK]) for place in range(4))
-    tens = [rest & 0x3FF, (rest >> 10) & 0x3FF, (rest >> 20) & 0x3FF]
-    noise, undecided = _combined(table, fields, [[ten] for ten in tens], multiplier)
-
-    def decided() -> Any:
-        counters = jnp.arange(noise.size, dtype=jnp.uint32).reshape(noise.shape)
-        more = chacha.blocks(key, counters, (number, 1, 0))
-        pieces = [[ten, *more[3 * i : 3 * i + 3]] for i, ten in enumerate(tens)]
-        return _combined(table, fields, pieces, multiplier)[0]
-
-    return lax.cond(jnp.any(undecided), decided, lambda: noise)
-
-
-def _combined(
-    table: AliasTable, fields: list[Any], pieces: list[list[Any]], multiplier: Any
-) -> tuple[Any, Any]:
-    """Return `x + INNER * y + multiplier * z`, and where one of the three is undecided."""
-    draws = [draw(table, field, piece) for field, piece in zip(fields, pieces, strict=True)]
-    (x, x_undecided), (y, y_undecided), (z, z_undecided) = draws
-    return x + INNER * y + multiplier * z, x_undecided | y_undecided | z_undecided
-
-
-def draw(table: AliasTable, field: Any, pieces: list[Any]) -> tuple[Any, Any]:
-    """Return draws of the discrete Gaussian of the table, and where they are undecided.
-
-    Args:
-        table: The table.
-        field: uint32 array of random words: 13 bits for the cell, one for the sign, and the first
-            18 bits of the number that is compared with the cell's threshold.
-        pieces: List of uint32 arrays, the next bits of that number: 10, 32, 32 and 32, as many
-            of them as there are.
-
-    Returns:
-        int32 array, and a boolean one: whether number and threshold are equal as far as they go.
-    """
-    cell = field & (CELLS - 1)
-    found = _entry(table.alias, cell)
-    thresholds = [found >> _CELL_BITS, *(_entry(t, cell) for t in table.pieces[: len(pieces)])]
-    numbers = [field >> (_CELL_BITS + 1), *pieces]
-    below, equal = jnp.zeros(cell.shape, bool), jnp.ones(cell.shape, bool)
-    for number, threshold in zip(numbers, thresholds, strict=True):
-        below = below | (equal & (number < threshold))
-        equal = equal & (number == threshold)
-    outcome = jnp.where(below, cell, found & (CELLS - 1)).astype(jnp.int32)
-    return jnp.where((field >> _CELL_BITS) & 1 == 1, -outcome, outcome), equal
-
-
-def _entry(entries: Any, cell: Any) -> Any:
-    return jnp.asarray(entries).at[cell].get(mode="promise_in_bounds")
-
-
-def _size(total: Any) -> int:
-    return math.prod(total.shape)

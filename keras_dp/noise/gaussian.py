@@ -7,24 +7,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from keras_dp.types import ByDevice
+
 KEY_BYTES = 8
 SMALL = 1024
 """Variables up to this size are drawn together."""
 
 
-def add(sums: list[Any], key: Any, stddevs: list[Any]) -> list[Any]:
+def add(
+    sums: list[Any], key: Any, stddevs: list[Any], by_device: ByDevice | None = None
+) -> list[Any]:
     """Return `sums[i] + stddevs[i] * N(0, I)`, drawn in float32 with a key for each entry.
 
     Args:
         sums: List of arrays.
         key: uint32 array of shape `(2,)`.
         stddevs: List of floats.
+        by_device: Not needed: XLA lets every device draw for the parts that it holds.
 
     Privacy:
         The Gaussian mechanism up to rounding. In lower precision the noise has few distinct values
         and no tail, so it is drawn and added in float32 whatever the dtype policy. An attacker who
         looks at the last bits of a released sum learns more than the mechanism says.
     """
+    del by_device
     root = jax.random.wrap_key_data(key, impl="threefry2x32")
     draws = _standard_normals(root, [total.shape for total in sums])
     return [

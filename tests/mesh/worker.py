@@ -5,23 +5,18 @@ import os
 import sys
 from pathlib import Path
 
-NUMBER, PROCESSES, PORT, SIZE = (int(sys.argv[place]) for place in (1, 2, 3, 5))
-FOLDER = Path(sys.argv[4])
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // PROCESSES}"
 
-import keras
+def main(number, processes, port, folder, size):
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // processes}"
+    import keras
+    import numpy as np
 
-if PROCESSES > 1:
-    addresses = ",".join([f"127.0.0.1:{PORT}"] * PROCESSES)
-    keras.distribution.initialize(addresses, PROCESSES, NUMBER)
+    if processes > 1:
+        addresses = ",".join([f"127.0.0.1:{port}"] * processes)
+        keras.distribution.initialize(addresses, processes, number)
+    from keras_dp.sampling import ArraySource
+    from tests.mesh.placements import data, model, on
 
-import numpy as np
-
-from keras_dp.sampling import ArraySource
-from tests.mesh.placements import data, model, on
-
-
-def main():
     read, rows = [], ArraySource.rows
 
     def counted(source, indices):
@@ -32,12 +27,12 @@ def main():
     found = {}
     with on("8"):
         for seed in (0, None):
-            kept = FOLDER / "training.ledger" if seed == 0 else None
+            kept = folder / "training.ledger" if seed == 0 else None
             private = model(seed=seed, ledger_file=kept)
             read.clear()
             try:
                 logs = private.fit(
-                    *data(SIZE),
+                    *data(size),
                     batch_size=101,
                     steps_per_epoch=5,
                     verbose=0,
@@ -52,8 +47,9 @@ def main():
                 "updates": private.ledger.updates,
                 "rows": sum(read),
             }
-    (FOLDER / f"{NUMBER}.json").write_text(json.dumps(found))
+    (folder / f"{number}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main()
+    own, of, at, into, examples = sys.argv[1:]
+    main(int(own), int(of), int(at), Path(into), int(examples))

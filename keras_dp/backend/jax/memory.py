@@ -42,14 +42,16 @@ def microbatch_memory() -> Memory:
     """Return the memory for a microbatch on the default device."""
     free = _free_memory()
     if free is None:
-        return Memory(CPU_PREFERRED, _physical_memory() // 4)
+        return Memory(CPU_PREFERRED, _physical_memory() // 4 // jax.local_device_count())
     return Memory(int(ACCELERATOR_PART * free), int(ACCELERATOR_PART * free))
 
 
 def examples_memory() -> int:
     """Return how many bytes of examples may be on the default device at a time."""
     free = _free_memory()
-    return _physical_memory() // 16 if free is None else int(EXAMPLES_PART * free)
+    if free is None:
+        return _physical_memory() // 16 // jax.local_device_count()
+    return int(EXAMPLES_PART * free)
 
 
 def fitting_examples(bytes_per_example: float) -> int:
@@ -85,7 +87,7 @@ def corrected_size(size: int, function: Callable[..., Any], *arguments: Any) -> 
 
 def _free_memory() -> int | None:
     """Return the free memory of an accelerator; `None` on a CPU, and where it is not known."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     stats = None if device.platform == "cpu" else device.memory_stats()
     if not stats or "bytes_limit" not in stats:
         return None

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from keras_dp.types import Tree
+from keras_dp.types import ByDevice, Part, Tree
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,41 @@ class Placement:
             check_vma=False,
         )
 
+    def by_device(self, variables: Sequence[Any]) -> ByDevice | None:
+        """Return a way to let every device work on the parts that it holds; `None` for one device.
+
+        Args:
+            variables: Variables as which the first arrays are laid out; all others are whole.
+        """
+        if self.mesh is None:
+            return None
+
+        def by_device(
+            function: Callable[..., list[Any]], arrays: list[Any], known: Tree
+        ) -> list[Any]:
+            specs = [PartitionSpec(*_spec(variable)) for variable in variables]
+            specs += [PartitionSpec()] * (len(arrays) - len(specs))
+            whole = [array.shape for array in arrays]
+
+            def own(parts: list[Any], known: Tree) -> list[Any]:
+                places = [
+                    Part(shape, _origin(part.shape, spec))
+                    for shape, part, spec in zip(whole, parts, specs, strict=True)
+                ]
+                return function(places, parts, known)
+
+            return list(
+                jax.shard_map(
+                    own,
+                    mesh=self.mesh,
+                    in_specs=(specs, PartitionSpec()),
+                    out_specs=specs,
+                    check_vma=False,
+                )(arrays, known)
+            )
+
+        return by_device
+
     def zeros(self, shapes: Sequence[tuple[int, ...]], variables: Sequence[Any]) -> list[Any]:
         """Return float32 zeros for the groups' sums, the first of them laid out as the variables.
 
@@ -187,6 +222,15 @@ def undistributed() -> Iterator[None]:
 def _spec(variable: Any) -> tuple[Any, ...]:
     layout = keras.distribution.distribution().get_variable_layout(variable)
     return () if layout is None else tuple(layout.axes)
+
+
+def _origin(shape: tuple[int, ...], spec: PartitionSpec) -> tuple[Any, ...]:
+    """Return where this device's part of an array begins, which has this shape."""
+    axes = [*spec, *[None] * (len(shape) - len(spec))]
+    return tuple(
+        0 if axis is None else n * jax.lax.axis_index(axis)
+        for n, axis in zip(shape, axes, strict=True)
+    )
 
 
 def _ranges(sharding: NamedSharding, shape: tuple[int, ...]) -> list[tuple[int, int]]:
