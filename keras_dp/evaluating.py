@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_dp.sampling import evaluation_data
+from keras_dp import backend
+from keras_dp.sampling import batch_sizes, evaluation_data
 
 # A mixin: at run time the Keras class comes after it in the order of bases.
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ class Evaluating(KerasModel):
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # else `fit` asks, for `held_out` data
             x, y, sample_weight = self._readable(x, y, sample_weight, batch_size)
-        return super().evaluate(
-            x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict, **kwargs
-        )
+        with backend.already_sharded(batch_sizes(x, batch_size)):
+            return super().evaluate(
+                x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict, **kwargs
+            )
 
     def predict(
         self,
@@ -81,7 +83,8 @@ class Evaluating(KerasModel):
             callbacks: As in Keras.
         """
         x, _, _ = self._readable(x, None, None, batch_size)
-        return super().predict(x, batch_size, verbose, steps, callbacks)
+        with backend.already_sharded(batch_sizes(x, batch_size), gathered=True):
+            return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
@@ -95,7 +98,8 @@ class Evaluating(KerasModel):
             return_dict: As in Keras.
         """
         batch = self._preprocessed(x, y, sample_weight)
-        return super().test_on_batch(*batch, return_dict=return_dict)
+        with backend.already_sharded(batch_sizes(batch[0], sys.maxsize)):
+            return super().test_on_batch(*batch, return_dict=return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Predict for one batch as `keras.Model.predict_on_batch`; raw rows are preprocessed.
@@ -103,7 +107,9 @@ class Evaluating(KerasModel):
         Args:
             x: Inputs of the batch.
         """
-        return super().predict_on_batch(self._preprocessed(x)[0])
+        rows = self._preprocessed(x)[0]
+        with backend.already_sharded(batch_sizes(rows, sys.maxsize), gathered=True):
+            return super().predict_on_batch(rows)
 
     def held_out(self, validation_data: Any, batch_size: int) -> Any:
         """Return validation data in a form that Keras' `fit` takes.

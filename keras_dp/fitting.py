@@ -1,5 +1,6 @@
 """What `fit` hands to Keras' loop: a stream of update slots, and the opening of the run."""
 
+import os
 from typing import Any
 
 import keras
@@ -61,6 +62,8 @@ class Opening(keras.callbacks.Callback):
             return
         if self.model._initial_epoch:
             self._run.check_resumed()
+        made = self.model.ledger.updates
+        backend.agree_on({"first epoch": first, "number of updates so far": made})
         self._settle_noise(updates)
         self._run.open(updates)
         for text in self._notes:
@@ -86,4 +89,19 @@ def with_opening(callbacks: Any, opening: Opening, model: Any) -> Any:
         callbacks.callbacks.append(opening)
         return callbacks
     listed = keras.tree.flatten(callbacks) if callbacks else []
+    for callback in listed:
+        _share_folder(callback)
     return [*sorted(listed, key=lambda c: not getattr(c, "writes_logs", False)), opening]
+
+
+def _share_folder(callback: Any) -> None:
+    """Let many processes have one folder for checkpoints: no two of them make or remove it."""
+    if isinstance(callback, keras.callbacks.BackupAndRestore):
+        folder = str(callback.backup_dir)
+        callback.delete_checkpoint = callback.delete_checkpoint and backend.is_first()
+    elif isinstance(callback, keras.callbacks.ModelCheckpoint):
+        folder = os.path.dirname(callback.filepath)
+    else:
+        return
+    if folder and "://" not in folder and "{" not in folder:
+        os.makedirs(folder, exist_ok=True)

@@ -125,13 +125,16 @@ def plan_run(
             "seed": optimizer.seed,
         }
     )
+    secret = backend.shared_seed()
+    if secret is not None:
+        guard.ledger.share_ids(secret)
     return PrivateRun(
         plan,
         source,
         sampler,
         guard,
         optimizer.clip_rule,
-        backend.shared_seed() if optimizer.seed is None else optimizer.seed,
+        secret if optimizer.seed is None else optimizer.seed,
         size,
         model.private_metrics,
     )

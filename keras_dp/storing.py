@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,8 @@ class LedgerStoring(KerasModel):
         """Save as Keras does; an earlier file stays whole until the new one is complete.
 
         Beside `model.keras` it puts the privacy card `model.privacy.md`, if the model has a budget
-        and has been trained; not during `fit`, where checkpoints are written often.
+        and has been trained; not during `fit`, where checkpoints are written often. Of many
+        processes all must call this, and the first one writes.
 
         Args:
             filepath: As in Keras.
@@ -87,13 +89,14 @@ class LedgerStoring(KerasModel):
             zipped: As in Keras.
             **kwargs: As in Keras.
         """
-        if not _is_one_file(filepath, overwrite):
-            super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
-            return
-        with files.replacing(filepath) as temporary:
-            super().save(temporary, zipped=zipped, **kwargs)
-        if self.budget is not None and self.ledger.updates and self.active_run is None:
-            self.save_privacy_card(Path(filepath).with_suffix(".privacy.md"))
+        with self._written_once() as writes:
+            if writes and _is_one_file(filepath, overwrite):
+                with files.replacing(filepath) as temporary:
+                    super().save(temporary, zipped=zipped, **kwargs)
+                if self.budget is not None and self.ledger.updates and self.active_run is None:
+                    self.save_privacy_card(Path(filepath).with_suffix(".privacy.md"))
+            elif writes:
+                super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
 
     def save_privacy_card(self, path: str | os.PathLike[str], delta: float | None = None) -> None:
         """Write the privacy statement as a Markdown page, to be published with the model.
@@ -114,16 +117,23 @@ class LedgerStoring(KerasModel):
     ) -> None:
         """Save the weights as Keras does; an earlier file stays whole until the new one is done.
 
+        Of many processes all must call this, and the first one writes.
+
         Args:
             filepath: As in Keras.
             overwrite: As in Keras.
             max_shard_size: As in Keras. Several files are not replaced as a whole.
         """
-        if max_shard_size is not None or not _is_one_file(filepath, overwrite):
-            super().save_weights(filepath, overwrite=overwrite, max_shard_size=max_shard_size)
-            return
-        with files.replacing(filepath) as temporary:
-            super().save_weights(temporary)
+        with self._written_once() as writes:
+            if writes and max_shard_size is None and _is_one_file(filepath, overwrite):
+                with files.replacing(filepath) as temporary:
+                    super().save_weights(temporary)
+            elif writes:
+                super().save_weights(filepath, overwrite=overwrite, max_shard_size=max_shard_size)
+
+    def _written_once(self) -> AbstractContextManager[bool]:
+        optimizer = getattr(self, "optimizer", None)
+        return backend.written_once([*self.variables, *(optimizer.variables if optimizer else ())])
 
     def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Load weights as Keras does, and count the updates that went into them.

@@ -1,12 +1,13 @@
 """The count of what was released: it follows the weights wherever they go."""
 
+import itertools
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from keras_dp import validation
+from keras_dp import keys, validation
 from keras_dp.accounting import events
 from keras_dp.accounting.best_of import BestOf
 from keras_dp.plan import PrivacyPlan
@@ -92,6 +93,7 @@ class Ledger:
         self._open_plan: PrivacyPlan | None = None
         self._notes: dict[str, None] = {}
         self._writer: LedgerWriter | None = None
+        self._ids: Iterator[str] = iter(lambda: secrets.token_hex(16), "")
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -235,9 +237,17 @@ class Ledger:
         """Have everything written down from now on before it is counted."""
         self._writer = writer
 
+    def share_ids(self, secret: int) -> None:
+        """Name segments from now on like all ledgers that were given this secret.
+
+        The processes of one training run count the same updates, each in a ledger of its own.
+        """
+        numbers = itertools.count()
+        self._ids = (keys.update_key(secret, "segment", n, 16).hex() for n in numbers)
+
     def _start_segment(self, plan: PrivacyPlan) -> str:
         events.event(plan)  # refuses a plan that no accountant could compose later
-        release = Release(plan, 1, secrets.token_hex(16))
+        release = Release(plan, 1, next(self._ids))
         self._set_segment(release)
         return release.id
 

@@ -38,6 +38,7 @@ from keras_dp.backend.jax import (
     trace_example,
     undistributed,
     wait,
+    written_once,
 )
 
 __all__ = [
@@ -70,4 +71,5 @@ __all__ = [
     "trace_example",
     "undistributed",
     "wait",
+    "written_once",
 ]

@@ -3,7 +3,7 @@
 from keras_dp.sampling.arrays import ArraySource
 from keras_dp.sampling.balls_in_bins import BallsInBins
 from keras_dp.sampling.base import Sampler
-from keras_dp.sampling.evaluation import evaluation_data
+from keras_dp.sampling.evaluation import batch_sizes, evaluation_data
 from keras_dp.sampling.examples import RandomAccess
 from keras_dp.sampling.full_batch import FullBatch
 from keras_dp.sampling.kinds import as_source
@@ -30,6 +30,7 @@ __all__ = [
     "StreamSource",
     "TruncatedPoisson",
     "as_source",
+    "batch_sizes",
     "evaluation_data",
     "resolve",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 from keras_dp.sampling.examples import lost_by
 from keras_dp.sampling.kinds import as_reader, gives_examples, is_stream
 from keras_dp.sampling.preprocessing import Preprocess, apply
-from keras_dp.sampling.rows import as_array, map_leaves
+from keras_dp.sampling.rows import as_array, count, leaves, map_leaves
 from keras_dp.sampling.source import Source
 
 DEFAULT_BATCH_SIZE = 32
@@ -77,6 +77,22 @@ def evaluation_data(
     source = as_reader(x, y, sample_weight, raw=preprocess is not None)
     size = batch_size or source.batch_size or DEFAULT_BATCH_SIZE
     return Batches(source, size, preprocess), None, None
+
+
+def batch_sizes(x: Any, batch_size: int | None) -> set[int]:
+    """Return the sizes of the batches that Keras makes of what `evaluation_data` returned.
+
+    Args:
+        x: Arrays, or whatever Keras takes; only of arrays and of our own data sets it is known.
+        batch_size: Rows in a batch, default 32 as in Keras.
+    """
+    if isinstance(x, Batches):
+        size, rows = x._batch_size, x._source.size
+    elif all(hasattr(leaf, "shape") for leaf in leaves(x)):
+        size, rows = batch_size or DEFAULT_BATCH_SIZE, count(x)
+    else:
+        return set()
+    return {min(size, rows), rows % size} - {0}
 
 
 def _mapped(data: Any, preprocess: Preprocess) -> Any:

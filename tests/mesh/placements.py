@@ -54,7 +54,7 @@ def model(
     hidden = L.GroupNormalization(4)(hidden)
     hidden = L.Dense(16, activation="tanh", name="dense_1")(L.Flatten()(hidden))
     hidden = L.Dropout(dropout, seed=3)(hidden)
-    private = keras_dp.DPModel(inputs, L.Dense(4, name="dense_2")(hidden))
+    private = keras_dp.DPModel(inputs, L.Dense(8, name="dense_2")(hidden))
     settings = {"clip_norm": 1.0, "noise_multiplier": 1.0, "seed": seed, **optimizing}
     private.compile(
         DPAdam(0.01, **settings),
@@ -65,6 +65,12 @@ def model(
         ledger_file=ledger_file,
     )
     return private
+
+
+def values(private):
+    """Return the weights as lists; on a mesh, what the first own device has of them."""
+    arrays = [v.value.addressable_data(0) for v in private.trainable_variables]
+    return [np.asarray(array).ravel().tolist() for array in arrays]
 
 
 def trained(mesh, steps=20, callbacks=(), epochs=1, **settings):

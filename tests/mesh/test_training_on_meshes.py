@@ -176,3 +176,27 @@ def test_placement_reads_only_own_rows_in_order():
         np.testing.assert_array_equal(indices, rows)
     assert backend.placement().shards == 1
     assert distribution("2x2").batch_dim_name == "batch"
+
+
+@pytest.mark.parametrize("examples", [64, 50])
+@pytest.mark.parametrize("mesh", ["8", "4x2"])
+def test_evaluation_takes_any_number_of_examples(mesh, examples):
+    """Keras itself refuses batches that cannot be spread evenly."""
+    x, y = (part[:examples] for part in data())
+    found = []
+    for where in (None, mesh):
+        with on(where):
+            private = model()
+            fit = {"batch_size": 101, "steps_per_epoch": 1, "verbose": 0}
+            history = private.fit(*data(), validation_data=(x, y), **fit).history
+            found.append(
+                [
+                    [history["val_loss"][0], history["val_accuracy"][0]],
+                    private.evaluate(x, y, batch_size=12, verbose=0),
+                    private.test_on_batch(x, y),
+                    private.predict(x, batch_size=24, verbose=0),
+                    private.predict_on_batch(x),
+                ]
+            )
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

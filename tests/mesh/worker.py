@@ -1,21 +1,26 @@
-"""One of several processes: python -m tests.mesh.worker ID PROCESSES PORT FOLDER SIZE."""
+"""One of several processes: python -m tests.mesh.worker ID PROCESSES DEVICES PORT FOLDER WORK."""
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 
-def main(number, processes, port, folder, size):
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // processes}"
+def start(number, processes, devices, port):
+    """Bring this process into the run, with its share of the devices."""
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices // processes}"
     import keras
-    import numpy as np
 
     if processes > 1:
         addresses = ",".join([f"127.0.0.1:{port}"] * processes)
         keras.distribution.initialize(addresses, processes, number)
+
+
+def train(folder, number, size=640):
+    """Train with a seed and a ledger, then without; return what was found."""
     from keras_dp.sampling import ArraySource
-    from tests.mesh.placements import data, model, on
+    from tests.mesh.placements import data, model, on, values
 
     read, rows = [], ArraySource.rows
 
@@ -30,26 +35,88 @@ def main(number, processes, port, folder, size):
             kept = folder / "training.ledger" if seed == 0 else None
             private = model(seed=seed, ledger_file=kept)
             read.clear()
+            held_out = tuple(part[:50] for part in data()) if seed == 0 else None
+            fit = {"batch_size": 101, "steps_per_epoch": 5, "verbose": 0}
             try:
-                logs = private.fit(
-                    *data(size),
-                    batch_size=101,
-                    steps_per_epoch=5,
-                    verbose=0,
-                ).history
+                logs = private.fit(*data(size), validation_data=held_out, **fit).history
             except ValueError as error:
-                found["error"] = str(error)
-                break
-            weights = [np.asarray(v.value.addressable_data(0)) for v in private.trainable_variables]
+                return {"error": str(error)}
             found[str(seed)] = {
                 "logs": logs,
-                "weights": [w.ravel().tolist() for w in weights],
-                "updates": private.ledger.updates,
-                "rows": sum(read),
+                "weights": values(private),
+                "ledger": private.ledger.get_config(),
+                "rows": sum(read) - (50 if held_out else 0),
             }
+    return found
+
+
+def save(folder, number):
+    """Train with a checkpoint, of weights that no process has the whole of, and go on from it."""
+    import keras
+
+    from tests.mesh.placements import data, model, on
+
+    with on("1x8"):
+        private = model(dropout=0.0)
+        kept = keras.callbacks.ModelCheckpoint(folder / "new" / "last.keras")
+        fit = {"batch_size": 101, "steps_per_epoch": 3, "verbose": 0}
+        private.fit(*data(), callbacks=[kept], **fit)
+        private.load_weights(folder / "new" / "last.keras")
+        counted = private.ledger.updates
+        private.fit(*data(), **fit)
+        private.save_weights(folder / "new" / "end.weights.h5")
+        return {"updates": [counted, private.ledger.updates]}
+
+
+def fill(folder, number):
+    """Save where the first process cannot."""
+    from tests.mesh.placements import model, on
+
+    with on("8"):
+        private = model()
+        try:
+            private.save(folder / "nowhere" / "model.keras")
+        except OSError as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+
+
+def lose(folder, number, mesh="8", at=None):
+    """Train four epochs of five updates with backups; process 1 dies in the epoch `at`."""
+    import keras
+
+    from tests.mesh.placements import trained, values
+
+    class Dying(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if (self.params["epochs"], batch, number) == (4, 2, 1) and self.epoch == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+    spent = {}
+    count = keras.callbacks.LambdaCallback(
+        on_train_end=lambda logs: spent.update(
+            weights=values(count.model),
+            epsilon=count.model.privacy_spent(delta=1e-5).epsilon,
+            updates=count.model.ledger.updates,
+        )
+    )
+    backup = keras.callbacks.BackupAndRestore(folder / "backup")
+    settings = {"ledger_file": folder / "training.ledger", "dropout": 0.0}
+    trained(mesh, steps=5, epochs=4, callbacks=[backup, Dying(), count], **settings)
+    return spent
+
+
+def main():
+    number, processes, devices, port = map(int, sys.argv[1:5])
+    folder, (what, settings) = Path(sys.argv[5]), json.loads(sys.argv[6])
+    start(number, processes, devices, port)
+    found = {"train": train, "save": save, "fill": fill, "lose": lose}[what](
+        folder, number, **settings
+    )
     (folder / f"{number}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    own, of, at, into, examples = sys.argv[1:]
-    main(int(own), int(of), int(at), Path(into), int(examples))
+    main()

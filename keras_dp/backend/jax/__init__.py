@@ -22,7 +22,14 @@ from keras_dp.backend.jax.memory import (
     microbatch_memory,
 )
 from keras_dp.backend.jax.mesh import Placement, already_sharded, placement, undistributed
-from keras_dp.backend.jax.processes import agree_on, from_first, is_first, least_of, shared_seed
+from keras_dp.backend.jax.processes import (
+    agree_on,
+    from_first,
+    is_first,
+    least_of,
+    shared_seed,
+    written_once,
+)
 from keras_dp.backend.jax.state import ExampleTrace, trace_example
 
 __all__ = [
@@ -55,4 +62,5 @@ __all__ = [
     "trace_example",
     "undistributed",
     "wait",
+    "written_once",
 ]

@@ -1,8 +1,9 @@
 """Where examples, sums and weights lie on the devices of `keras.distribution`."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -194,18 +195,35 @@ def placement() -> Placement:
 
 
 @contextlib.contextmanager
-def already_sharded() -> Iterator[None]:
-    """Let Keras take what each process passes for its own share of the data."""
+def already_sharded(sizes: Iterable[int] = (), *, gathered: bool = False) -> Iterator[None]:
+    """Let Keras take what each process passes for its own share of the data.
+
+    What all processes pass alike is then seen once for each process.
+
+    Args:
+        sizes: Sizes of the batches to come, where known. If one of them cannot be spread evenly
+            over the devices, every device has the whole of each batch.
+        gathered: Whether results for single examples are needed in every process.
+    """
     distribution = keras.distribution.distribution()
     if distribution is None:
         yield
         return
+    processes = jax.process_count()
+    uneven = any(size * processes % placement().shards for size in sizes)
     before = distribution.auto_shard_dataset
     distribution.auto_shard_dataset = False
+    if uneven or (gathered and processes > 1):
+        distribution.get_data_layout = partial(_whole_everywhere, distribution.device_mesh)
     try:
         yield
     finally:
         distribution.auto_shard_dataset = before
+        vars(distribution).pop("get_data_layout", None)
+
+
+def _whole_everywhere(mesh: Any, shape: tuple[int, ...]) -> Any:
+    return keras.distribution.TensorLayout([None] * len(shape), mesh)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,16 @@
 """What the processes of one training run must have in common."""
 
+import contextlib
 import json
 import secrets
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import keras
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from keras_dp.version import __version__
 
@@ -39,6 +42,49 @@ def from_first(value: Any) -> Any:
         value: What JSON knows.
     """
     return value if jax.process_count() == 1 else json.loads(_gathered(json.dumps(value))[0])
+
+
+@contextlib.contextmanager
+def written_once(variables: Sequence[Any]) -> Iterator[bool]:
+    """Let the first process write files of these variables, and the others wait for it.
+
+    Meanwhile every process has all of each variable, also of those that are laid out over several.
+
+    Yields:
+        Whether this process is to write.
+
+    Raises:
+        OSError: in the other processes, when the first one could not write.
+    """
+    if jax.process_count() == 1:
+        yield True
+        return
+    failure: Exception | None = None
+    with _gathered_values(variables):
+        from_first(None)  # what the others still read is not replaced
+        try:
+            yield is_first()
+        except Exception as error:
+            failure = error
+        said = from_first(None if failure is None else f"{type(failure).__name__}: {failure}")
+    if failure is not None:
+        raise failure
+    if said is not None:
+        raise OSError(f"Process 0 writes for all processes, and could not: {said}")
+
+
+@contextlib.contextmanager
+def _gathered_values(variables: Sequence[Any]) -> Iterator[None]:
+    spread = [v for v in variables if not v.value.is_fully_replicated]
+    before = [variable.value for variable in spread]
+    for variable, value in zip(spread, before, strict=True):
+        whole = NamedSharding(value.sharding.mesh, PartitionSpec())
+        variable._value = jax.jit(lambda a: a, out_shardings=whole)(value)
+    try:
+        yield
+    finally:
+        for variable, value in zip(spread, before, strict=True):
+            variable._value = value
 
 
 def least_of(value: int) -> int:
