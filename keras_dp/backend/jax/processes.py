@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import keras
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+import numpy.typing as npt
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from keras_dp.backend.jax.mesh import undistributed
 from keras_dp.version import __version__
 
-SECRET_WORDS = 8
+SECRET_BITS = 256
 
 
 def shared_seed() -> int | None:
@@ -25,9 +26,7 @@ def shared_seed() -> int | None:
     """
     if jax.process_count() == 1:
         return None
-    own = np.frombuffer(secrets.token_bytes(4 * SECRET_WORDS), np.uint32)
-    words = np.asarray(multihost_utils.broadcast_one_to_all(own), np.uint32)
-    return int.from_bytes(words.tobytes(), "little")
+    return int(from_first(secrets.randbits(SECRET_BITS)))
 
 
 def is_first() -> bool:
@@ -63,7 +62,8 @@ def written_once(variables: Sequence[Any]) -> Iterator[bool]:
     with _gathered_values(variables):
         from_first(None)  # what the others still read is not replaced
         try:
-            yield is_first()
+            with undistributed():  # Keras makes variables while it saves, which all would have to
+                yield is_first()
         except Exception as error:
             failure = error
         said = from_first(None if failure is None else f"{type(failure).__name__}: {failure}")
@@ -75,11 +75,14 @@ def written_once(variables: Sequence[Any]) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _gathered_values(variables: Sequence[Any]) -> Iterator[None]:
+    # One after the other: on CPU programs overtake each other, and their messages get mixed up.
+    jax.block_until_ready([variable.value for variable in variables])
     spread = [v for v in variables if not v.value.is_fully_replicated]
     before = [variable.value for variable in spread]
     for variable, value in zip(spread, before, strict=True):
         whole = NamedSharding(value.sharding.mesh, PartitionSpec())
-        variable._value = jax.jit(lambda a: a, out_shardings=whole)(value)
+        gathered = jax.jit(lambda a: a, out_shardings=whole)(value)
+        variable._value = jax.block_until_ready(gathered)
     try:
         yield
     finally:
@@ -123,9 +126,25 @@ def agree_on(facts: dict[str, Any]) -> None:
 
 
 def _gathered(text: str) -> list[str]:
+    """Return what each process passes, in all of them."""
     own = np.frombuffer(text.encode(), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.array([own.size])))
+    sizes = _rows(np.array([own.size], np.int32)).ravel()
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: own.size] = own
-    rows = np.asarray(multihost_utils.process_allgather(padded))
-    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes.ravel(), strict=True)]
+    rows = _rows(padded)
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def _rows(own: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the arrays of all processes, as rows.
+
+    `multihost_utils.process_allgather` waits for one device of its process. On CPU the next program
+    can overtake what others still do, so that messages meet the wrong ones; hence a wait for all.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    mesh = Mesh(np.array(devices).reshape(jax.process_count(), -1), ("process", "device"))
+    by_process = NamedSharding(mesh, PartitionSpec("process"))
+    rows = jax.make_array_from_process_local_data(by_process, own[None])
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    found = jax.block_until_ready(jax.jit(lambda a: a, out_shardings=everywhere)(rows))
+    return np.asarray(found.addressable_data(0))
