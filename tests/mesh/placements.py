@@ -10,12 +10,21 @@ from keras_dp.optimizers import DPAdam
 
 D = keras.distribution
 L = keras.layers
-MESHES = ["1", "2", "4", "8", "4x2", "2x2", "1x4"]
+MESHES = ["1", "2", "4", "8", "4x2", "2x2", "1x4", "shared"]
 """Numbers of devices, or of groups with examples of their own times devices in each."""
 
 
 def distribution(mesh):
-    """Return data parallelism over so many devices, or over groups with sharded weights."""
+    """Return data parallelism over so many devices, or over groups with sharded weights.
+
+    "shared" are four groups that have each large weight among them.
+    """
+    if mesh == "shared":
+        device_mesh = D.DeviceMesh((4,), ["batch"], D.list_devices("cpu")[:4])
+        layouts = D.LayoutMap(device_mesh)
+        layouts["dense.*kernel"] = ("batch", None)
+        layouts["conv.*kernel"] = (None, None, None, "batch")
+        return D.ModelParallel(layout_map=layouts, batch_dim_name="batch")
     groups, _, within = mesh.partition("x")
     devices = D.list_devices("cpu")[: int(groups) * int(within or 1)]
     if not within:
@@ -45,14 +54,17 @@ def model(
     metrics=("accuracy",),
     private_metrics=None,
     ledger_file=None,
+    dtype=None,
+    regularizer=None,
     **optimizing,
 ):
     """Return a model whose weights are the same on every mesh, compiled."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((6, 6, 2))
-    hidden = L.Conv2D(8, 3, activation="relu", name="conv")(inputs)
+    hidden = L.Conv2D(8, 3, activation="relu", name="conv", dtype=dtype)(inputs)
     hidden = L.GroupNormalization(4)(hidden)
-    hidden = L.Dense(16, activation="tanh", name="dense_1")(L.Flatten()(hidden))
+    dense = {"activation": "tanh", "name": "dense_1", "kernel_regularizer": regularizer}
+    hidden = L.Dense(16, dtype=dtype, **dense)(L.Flatten()(hidden))
     hidden = L.Dropout(dropout, seed=3)(hidden)
     private = keras_dp.DPModel(inputs, L.Dense(8, name="dense_2")(hidden))
     settings = {"clip_norm": 1.0, "noise_multiplier": 1.0, "seed": seed, **optimizing}

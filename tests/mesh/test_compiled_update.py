@@ -56,7 +56,8 @@ def test_data_parallel_devices_gather_nothing(monkeypatch):
     assert {kind for kind, _, _ in collectives(texts["train_step"])} == {"all-reduce"}
 
 
-def test_no_device_holds_a_whole_array_that_the_layout_cuts(monkeypatch):
+@pytest.mark.parametrize("noise", ["gaussian", "discrete_gaussian"])
+def test_no_device_holds_a_whole_array_that_the_layout_cuts(noise, monkeypatch):
     """Neither the weights nor their sums, noise or optimizer state."""
 
     def train():
@@ -64,7 +65,8 @@ def test_no_device_holds_a_whole_array_that_the_layout_cuts(monkeypatch):
             inputs = keras.Input((48,))
             hidden = L.Dense(4096, name="dense_1", activation="tanh")(inputs)
             private = keras_dp.DPModel(inputs, L.Dense(4, name="dense_2")(hidden))
-            private.compile(DPSGD(0.1, noise_multiplier=1.0), loss="mse", microbatch_size=8)
+            optimizer = DPSGD(0.1, noise_multiplier=1.0, noise=noise)
+            private.compile(optimizer, loss="mse", microbatch_size=8)
             x = np.ones((16, 48), "float32")
             private.fit(x, np.ones((16, 4)), batch_size=8, steps_per_epoch=1, verbose=0)
 

@@ -80,7 +80,7 @@ def fill(folder, number):
             return {"error": f"{type(error).__name__}: {error}"}
 
 
-def lose(folder, number, mesh="8", at=None):
+def lose(folder, number, mesh="8", at=None, with_file=True):
     """Train four epochs of five updates with backups; process 1 dies in the epoch `at`."""
     import keras
 
@@ -103,7 +103,7 @@ def lose(folder, number, mesh="8", at=None):
         )
     )
     backup = keras.callbacks.BackupAndRestore(folder / "backup")
-    settings = {"ledger_file": folder / "training.ledger", "dropout": 0.0}
+    settings = {"ledger_file": folder / "training.ledger" if with_file else None, "dropout": 0.0}
     trained(mesh, steps=5, epochs=4, callbacks=[backup, Dying(), count], **settings)
     return spent
 

@@ -156,7 +156,8 @@ class Placement:
         """
         if not self.spread:
             return [jnp.zeros(shape, jnp.float32) for shape in shapes]
-        specs = [_spec(variable) for variable in variables]
+        # Where groups share a weight among them, each has a whole sum until they are added up.
+        specs = [tuple(None if a == self.axis else a for a in _spec(v)) for v in variables]
         specs += [()] * (len(shapes) - len(specs))
         return [
             self._lay_out(jnp.zeros((self.shards, *shape), jnp.float32), (self.axis, *spec))
