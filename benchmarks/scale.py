@@ -1,8 +1,9 @@
-"""What scale costs on one device: batch sizes, Keras' loop, the first update.
+"""What scale costs: batch sizes, Keras' loop and the first update on one device; meshes.
 
     python benchmarks/scale.py batches    # examples a second and peak memory, 1,024 to 65,536
     python benchmarks/scale.py fit        # `fit` against a bare loop of the same compiled update
     python benchmarks/scale.py first      # seconds to the first update, and all compilations
+    python benchmarks/scale.py mesh       # eight simulated devices: collectives, bytes, memory
 
 The model is the CNN of `section_d.py`, on random images. What is compared runs in turn, round by
 round; medians are given. The seconds of the processor are less disturbed by what else a machine
@@ -23,6 +24,8 @@ from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
+if "mesh" in sys.argv:
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
 import keras
@@ -226,6 +229,14 @@ def latency(arguments):
     }
 
 
+def mesh(arguments):
+    """What devices say to each other and hold, for several meshes; see scale_mesh.py."""
+    from scale_mesh import meshes
+
+    keras_dp.backend.loops_on_device = lambda: True
+    yield from meshes(partial(private_model, arguments), images)
+
+
 def alone(part, arguments, size):
     """Return the result of a part for one batch size, from a process of its own."""
     command = [sys.executable, __file__, part, "--sizes", str(size)]
@@ -237,7 +248,7 @@ def alone(part, arguments, size):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-PARTS = {"batches": batches, "fit": fit, "first": first}
+PARTS = {"batches": batches, "fit": fit, "first": first, "mesh": mesh}
 ALONE = {"memory": memory, "latency": latency}
 
 

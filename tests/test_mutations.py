@@ -208,6 +208,24 @@ MUTATIONS = {
             + "test_discrete.py::test_neighbours_parts_chunks_variables_and_updates_are_unrelated",
         ),
     ),
+    "the same discrete noise for all parts of a weight": Mutation(
+        "noise/drawing.py",
+        "starts = starts + jnp.uint32(part.origin[axis] * strides[axis])",
+        "starts = starts + jnp.uint32(0 * part.origin[axis])",
+        ("tests/noise/test_drawing.py",),
+    ),
+    "examples of one group of devices left out": Mutation(
+        "backend/jax/mesh.py",
+        "[jnp.sum(each, axis=0) for each in sums]",
+        "[jnp.sum(each[1:], axis=0) for each in sums]",
+        ("tests/mesh/test_training_on_meshes.py::test_one_batch_of_the_callers_is_spread_too",),
+    ),
+    "a padded example counted on a mesh": Mutation(
+        "step.py",
+        "added = contribution((params, non_trainable, metrics, clip_norm), (examples, valid))",
+        "added = contribution((params, non_trainable, metrics, clip_norm), (examples, rows >= 0))",
+        ("tests/mesh/test_training_on_meshes.py::test_one_batch_of_the_callers_is_spread_too",),
+    ),
     "discrete noise added to a sum that is not rounded": Mutation(
         "noise/discrete.py",
         "return (high.astype(jnp.float32) * 2.0**_HALF + low.astype(jnp.float32)) * found.step",
