@@ -179,6 +179,7 @@ file.ledger.record(plan())
 print(made + 1)
 """
     result = run(code, path)
+    assert result.returncode == 0, result.stderr
     message, made = result.stdout.splitlines()
     assert "could not be written" in message
     assert "The update was not made" in message
