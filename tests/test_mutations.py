@@ -358,8 +358,8 @@ MUTATIONS = {
     ),
     "rows of other batches": Mutation(
         "sampling/py_dataset.py",
-        "self._last_read[0] != number",
-        "False",
+        "if kept and kept[0] == n else",
+        "if kept else",
         (SAMPLING + "test_py_dataset.py",),
     ),
     "preprocessing that mixes examples": Mutation(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from keras_dp.noise import discrete
+from keras_dp.noise import discrete, drawing
 from keras_dp.noise.table import CELLS
 
 
@@ -62,7 +62,7 @@ def discrete_can_give(released, total, stddev):
     is a lattice point at no greater distance from the total.
     """
     found = jax.tree.map(float, discrete.lattice(stddev))
-    farthest = (CELLS - 1) * (1 + discrete.INNER + found.multiplier)
+    farthest = (CELLS - 1) * (1 + drawing.INNER + found.multiplier)
     points = np.float64(released) / found.step
     distances = np.abs(points - np.round(np.float64(total) / found.step))
     return (points == np.round(points)) & (distances <= farthest)
