@@ -1,5 +1,6 @@
 """What is decided and checked before the first update of private training."""
 
+import hashlib
 import math
 import warnings
 from typing import Any
@@ -14,7 +15,7 @@ from keras_dp.optimizers import DPOptimizer
 from keras_dp.plan import PrivacyPlan, updates_per_epoch
 from keras_dp.run import PrivateRun
 from keras_dp.sampling import Sampler, Source
-from keras_dp.sampling.rows import Rows
+from keras_dp.sampling.rows import Rows, leaves
 from keras_dp.types import Tree
 
 
@@ -128,6 +129,7 @@ def plan_run(
     secret = backend.shared_seed()
     if secret is not None:
         guard.ledger.share_ids(secret)
+        backend.agree_on({"data (digest of the first examples)": _digest(source, secret)})
     return PrivateRun(
         plan,
         source,
@@ -138,6 +140,12 @@ def plan_run(
         size,
         model.private_metrics,
     )
+
+
+def _digest(source: Source, secret: int) -> str:
+    """Return a digest of the first examples that tells nothing to who has not the secret."""
+    first = repr([leaf.tolist() for leaf in leaves(source.first())]).encode()
+    return hashlib.blake2b(first, key=secret.to_bytes(32, "little"), digest_size=8).hexdigest()
 
 
 def check_noise_settled(run: PrivateRun) -> None:

@@ -92,6 +92,12 @@ def test_processes_that_disagree_on_the_data_say_so_all_of_them(tmp_path):
             assert part in found["error"]
 
 
+def test_processes_that_bring_different_examples_say_so_all_of_them(tmp_path):
+    """As where each has a share of the data, as many examples as the others."""
+    for found in run(tmp_path / "two", "train", settings=({}, {"share": 320})):
+        assert "the same data (digest of the first examples)" in found["error"]
+
+
 def test_one_file_is_written_of_weights_that_no_process_has_the_whole_of(tmp_path):
     """And a process that loads the first one's file counts no update twice."""
     both = run(tmp_path / "two", "save")
