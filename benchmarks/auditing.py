@@ -126,13 +126,13 @@ def seeds_of_true_pipeline(seeds):
         )
 
 
-def _half(sums, key, stddev, kind):
-    return TRUE_NOISE(sums, key, [0.5 * one for one in stddev], kind)
+def _half(sums, key, stddev, *others):
+    return TRUE_NOISE(sums, key, [0.5 * one for one in stddev], *others)
 
 
 def _missing(position):
-    def add_noise(sums, key, stddev, kind):
-        noisy = TRUE_NOISE(sums, key, stddev, kind)
+    def add_noise(sums, *others):
+        noisy = TRUE_NOISE(sums, *others)
         noisy[position] = sums[position]
         return noisy
 

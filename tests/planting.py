@@ -113,4 +113,5 @@ def _run(folder, tests, output, sender):
     outcome = Outcome()
     outcome.code = int(pytest.main([*settings, *(f"{ROOT}/{t}" for t in tests)], [outcome]))
     outcome.package = str(getattr(sys.modules.get("keras_dp"), "__file__", ""))
+    sys.stdout.flush()  # the process is killed as soon as this has arrived
     sender.send(outcome)

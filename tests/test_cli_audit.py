@@ -49,7 +49,7 @@ def test_a_refuted_claim_is_the_exit_code(files, monkeypatch, capsys):
 
     add = noise.add_noise
     monkeypatch.setattr(
-        noise, "add_noise", lambda s, k, d, kind: add(s, k, [0.01 * one for one in d], kind)
+        noise, "add_noise", lambda s, k, d, *_: add(s, k, [0.01 * one for one in d])
     )
     assert main(line(files, "--canaries", "250")) == 1
     assert "The claim is refuted" in capsys.readouterr().out

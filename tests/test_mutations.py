@@ -169,8 +169,8 @@ MUTATIONS = {
         "executor.py",
         "        sums = self._start(params)",
         "        sums = self._start(params)\n"
-        "        microbatches = list(microbatches)\n"
-        "        if not microbatches:\n"
+        "        pieces = list(pieces)\n"
+        "        if not pieces:\n"
         "            return state",
         (FIT + "test_an_empty_draw_is_a_noisy_counted_update",),
     ),

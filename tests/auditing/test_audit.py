@@ -50,12 +50,12 @@ def audited(model=None, **changes):
 TRUE_NOISE = noise.add_noise
 
 
-def half(sums, key, stddev, kind):
-    return TRUE_NOISE(sums, key, [0.5 * one for one in stddev], kind)
+def half(sums, key, stddev, *others):
+    return TRUE_NOISE(sums, key, [0.5 * one for one in stddev], *others)
 
 
-def all_but_the_bias(sums, key, stddev, kind):
-    return [*TRUE_NOISE(sums, key, stddev, kind)[:1], sums[1]]
+def all_but_the_bias(sums, *others):
+    return [*TRUE_NOISE(sums, *others)[:1], sums[1]]
 
 
 def fixed(order_of):
