@@ -22,6 +22,9 @@ from keras_dp.sampling.rows import count, leaves, map_leaves
 from keras_dp.step import Mechanism, Microbatch
 from keras_dp.types import SampledBatch
 
+READ_AT_ONCE = 2**23
+"""Bytes of examples that are read together: a few microbatches, or one."""
+
 
 @dataclass
 class PrivateRun:
@@ -121,14 +124,20 @@ class PrivateRun:
     def microbatches(self, batch: SampledBatch) -> Iterator[Microbatch]:
         """Cut the batch into microbatches of one size, the last one padded.
 
-        Each is read when it is asked for.
+        A few are read together, when the first of them is asked for.
         """
         size = self.microbatch_size
-        for offset in range(0, len(batch.indices), size):
-            rows = batch.indices[offset : offset + size]
-            padded = _pad(rows, size)
+        together = size * max(1, READ_AT_ONCE // (size * self.bytes_per_example))
+        if self.placement.mesh is not None:  # they are cut before they go to the devices
+            together = size
+        for start in range(0, len(batch.indices), together):
+            rows = batch.indices[start : start + together]
+            padded = _pad(rows, -(-len(rows) // size) * size)
             data = self.placement.take(self.source.take, padded)
-            yield Microbatch(data, np.int32(offset), np.int32(len(rows)))
+            for offset in range(0, len(rows), size):
+                part = data if len(padded) == size else _cut(data, offset, size)
+                valid = min(size, len(rows) - offset)
+                yield Microbatch(part, np.int32(start + offset), np.int32(valid))
 
     def count(self, drawn: int) -> int:
         """Return for how many microbatches the loop on the device is made, to hold a whole batch.
@@ -244,6 +253,10 @@ def _spent_message(budget: Budget, guard: BudgetGuard) -> str:
         f"spent epsilon={spent:.4g} at delta={budget.delta:g}. Nothing was trained. Promise a "
         "larger budget, or train a new model with more noise."
     )
+
+
+def _cut(rows: Any, start: int, size: int) -> Any:
+    return map_leaves(lambda a: a[start : start + size], rows)
 
 
 def _pad(rows: np.ndarray, size: int) -> np.ndarray:

@@ -91,6 +91,24 @@ def test_a_batch_that_does_not_fit_the_device_is_read_in_chunks_that_do(loop):
     assert [size for size in sizes[0] if size > 2] == [8] * 8  # 60 examples, the last padded
 
 
+@pytest.mark.parametrize(("bytes_at_once", "reads"), [(1, 15), (400, 8), (10_000, 1)])
+def test_small_microbatches_are_read_a_few_at_a_time(bytes_at_once, reads, monkeypatch):
+    """Fifteen microbatches of four examples with 48 bytes each; the weights are the same."""
+    found = []
+    for at_once in (1, bytes_at_once):
+        monkeypatch.setattr(keras_dp.run, "READ_AT_ONCE", at_once)
+        made, x, y = model_and_data(sampling="full_batch")
+        sizes = []
+        begin = keras.callbacks.LambdaCallback(
+            on_train_batch_begin=lambda *_, n=sizes, m=made, **__: n.append(parts_read(m))
+        )
+        made.fit(x[:58], y[:58], callbacks=[begin], verbose=0)  # the last one padded
+        found.append(made.get_weights())
+    assert len([size for size in sizes[0] if size > 2]) == reads
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("loop", LOOPS, indirect=True)
 def test_batches_of_varying_size_compile_each_program_once(loop, caplog):
     made, x, y = model_and_data()
@@ -171,6 +189,7 @@ def test_a_size_that_fits_is_compiled_once_and_kept(caplog):
 
 
 def test_one_piece_is_read_while_another_runs_and_none_before_it_is_admitted(monkeypatch):
+    monkeypatch.setattr(keras_dp.run, "READ_AT_ONCE", 1)
     made, x, y = model_and_data(sampling="full_batch")
     made.fit(x, y, verbose=0)
     events, numbers = [], itertools.count()
@@ -218,6 +237,7 @@ def assert_nothing_happened(made, before, others):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_interrupted_update_leaves_no_sums_behind(loop, error, monkeypatch):
     """While the error is still there, and all that its traceback holds."""
+    monkeypatch.setattr(keras_dp.run, "READ_AT_ONCE", 1)
     made, x, y = model_and_data(sampling="full_batch")
     made.fit(x, y, verbose=0)
     before, others, reads = made.get_weights(), jax.live_arrays(), itertools.count()
