@@ -279,9 +279,10 @@ MUTATIONS = {
     ),
     "a new Poisson draw for every microbatch": Mutation(
         "run.py",
-        "rows = batch.indices[offset : offset + size]",
-        "some = np.random.permutation(self.plan.dataset_size)\n"
-        "            rows = some[: min(size, len(batch.indices) - offset)]",
+        "padded = _pad(rows, -(-len(rows) // size) * size)",
+        "padded = np.concatenate(\n"
+        "                [np.random.permutation(self.plan.dataset_size)[:size]\n"
+        "                 for _ in range(-(-len(rows) // size))])",
         (FIT + "test_every_example_enters_an_update_once_at_most",),
     ),
     "an epoch that was begun not paid for": Mutation(
