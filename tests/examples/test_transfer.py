@@ -41,6 +41,7 @@ def test_the_example_compares_methods_within_a_budget_and_runs_none_again(little
     options += ["--methods", *methods]
     rows = transfer.main([*options, "--epsilon", "2"])
     assert [row["method"] for row in rows] == methods
+    assert [row["updates"] for row in rows] == [3, 3 + 2, 10]  # a tuned model counts its head's
     lines = [line for line in capsys.readouterr().out.splitlines() if "accuracy" in line]
     spent = [float(line.split("epsilon")[1].split()[0]) for line in lines]
     assert spent == pytest.approx([2.0] * len(methods), rel=0.05)
