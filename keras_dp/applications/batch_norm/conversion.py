@@ -87,8 +87,8 @@ class Conversion:
         return keras.Sequential([*inputs, *layers], name=old.name)
 
     def _network(self, old: Any, path: str) -> Any:
-        remade = None
-        if not fresh.is_plain_graph(old):
+        plain, remade = fresh.is_plain_graph(old), None
+        if not plain:
             _refuse_private(old, path)
             remade = fresh.remade(old, path)
         if remade is not None:
@@ -99,11 +99,11 @@ class Conversion:
             input_tensors=keras.tree.map_structure(_input_like, graph.input),
             clone_function=lambda layer: self._converted(layer, _join(path, layer.name)),
         )
-        if type(old) is Functional or (remade is None and not fresh.is_plain_graph(old)):
-            return graph  # also where the class cannot make its own model again
-        if fresh.is_plain_graph(old):
+        if remade is not None:
+            return RebuiltNetwork(graph.input, graph.output, original=old, settings=self.settings)
+        if plain and type(old) is not Functional:
             return type(old)(graph.input, graph.output, name=old.name)
-        return RebuiltNetwork(graph.input, graph.output, original=old, settings=self.settings)
+        return graph  # also where the class cannot make its own model again
 
     def _again(self, old: Any, path: str) -> Any:
         """Return a layer or operation made again, by the class of its network if that names it."""
@@ -239,17 +239,17 @@ def _is_unit(layer: Any) -> bool:
 
 
 def _carry_own(old: Any, new: Any) -> None:
-    """Carry over a layer's own state, without that of the layers that it holds.
+    """Carry over a built layer's own state, without that of the layers that it holds.
 
     Not by Keras' methods for files: some layers convert their weights there.
     """
     theirs, ours = _own(old), _own(new)
-    if old.built and [v.shape for v in theirs] != [v.shape for v in ours]:
+    if [v.shape for v in theirs] != [v.shape for v in ours]:
         raise ValueError(
             f"Made again from its configuration it has {_shapes(ours)} instead of "
             f"{_shapes(theirs)}."
         )
-    for source, target in zip(theirs, ours, strict=False):
+    for source, target in zip(theirs, ours, strict=True):
         target.assign(value_of(source))
     if isinstance(old, keras.layers.Normalization):
         new.finalize_state()  # it computes with values that come from its weights
