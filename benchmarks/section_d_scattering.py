@@ -67,6 +67,12 @@ def sampling(arguments, size):
     return "full_batch" if arguments.batch_size == size else "poisson"
 
 
+def averaging(arguments):
+    if arguments.ema is None:
+        return {}
+    return {"use_ema": True, "ema_momentum": arguments.ema, "ema_warmup": True}
+
+
 def train(arguments, x, y):
     """Train the linear model privately and return it."""
     model = keras_dp.DPSequential([keras.Input((x.shape[1],)), keras.layers.Dense(10)])
@@ -74,11 +80,9 @@ def train(arguments, x, y):
         keras_dp.optimizers.DPSGD(
             learning_rate(arguments),
             momentum=arguments.momentum,
-            use_ema=arguments.ema is not None,
-            ema_momentum=arguments.ema or 0.99,
-            ema_warmup=arguments.ema is not None,
             clip_norm=arguments.clip_norm,
             noise_multiplier=noise(arguments, len(x)),
+            **averaging(arguments),
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
