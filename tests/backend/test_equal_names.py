@@ -1,0 +1,50 @@
+"""Every backend has the same functions, with the same parameters, whether it is installed or not."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import keras_dp.backend
+from keras_dp import backend
+
+FOLDER = Path(keras_dp.backend.__file__).parent
+BACKENDS = sorted(path.parent.name for path in FOLDER.glob("*/__init__.py"))
+CHOSEN = [name for name in BACKENDS if name in ("jax", "tensorflow", "torch")]
+
+
+def imported(name):
+    """Return name -> module for all that a backend's `__init__` imports."""
+    tree = ast.parse((FOLDER / name / "__init__.py").read_text(encoding="utf-8"))
+    return {
+        alias.asname or alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def parameters(name, function):
+    """Return the names of a function's parameters, or `None` for what is no function."""
+    path = FOLDER.parents[1] / Path(*imported(name)[function].split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            arguments = node.args
+            return [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return None
+
+
+def test_there_are_three_backends():
+    assert CHOSEN == ["jax", "tensorflow", "torch"]
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_backend_has_every_name(name):
+    assert set(backend.__all__) - {"Report"} <= imported(name).keys()
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_functions_of_a_backend_take_the_arguments_of_the_others(name):
+    for function in set(backend.__all__) - {"Report"}:
+        assert parameters(name, function) == parameters("jax", function), function
