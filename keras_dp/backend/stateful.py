@@ -1,0 +1,173 @@
+"""Keras where variables hold the training state: read before an update, written back after it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dp.backend.train_function import TrainFunction
+from keras_dp.sampling.rows import map_leaves
+from keras_dp.types import Tree
+
+State = tuple[list[Any], list[Any], list[Any], list[Any]]
+
+
+class StatefulTrainFunction(TrainFunction):
+    """Reads the state from the variables, updates it, and returns the logs.
+
+    Args:
+        update: `executor.UpdateFunction`, which writes the state back after every update: see
+            `hold_state`.
+    """
+
+    def __call__(self, slots: Iterable[Any]) -> dict[str, Any]:
+        """Make `steps_per_execution` updates and return the logs."""
+        logs, _ = self.update(read_state(self.update.model), iter(slots))
+        return dict(logs)
+
+
+def read_state(model: Any) -> State:
+    """Return the values of trainable, non-trainable, optimizer and metric variables."""
+    trainable, non_trainable, optimizer, metrics = (
+        [ops.stop_gradient(variable.value) for variable in variables]
+        for variables in _variables(model)
+    )
+    return trainable, non_trainable, optimizer, metrics
+
+
+def hold_state(model: Any, state: State) -> None:
+    """Write the state of a finished update to the variables.
+
+    An interruption does not leave some of them old and some new: they are all written once more.
+    """
+    pairs = [
+        (variable, value)
+        for variables, values in zip(_variables(model), state, strict=True)
+        for variable, value in zip(variables, values, strict=True)
+    ]
+    try:
+        _assign(pairs)
+    except BaseException:
+        _assign(pairs)
+        raise
+
+
+def _assign(pairs: list[tuple[Any, Any]]) -> None:
+    for variable, value in pairs:
+        variable.assign(value)
+
+
+def _variables(model: Any) -> tuple[list[Any], ...]:
+    return (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+
+
+def measure(model: Any, metrics: list[Any], results: Tree, valid: Any, penalty: Any) -> list[Any]:
+    """Update the metrics by a microbatch of which only the first `valid` rows count.
+
+    Metrics know nothing of padding, so they get a microbatch that is cut to its true examples.
+
+    Args:
+        model: A `DPModel` that is built and compiled.
+        metrics: Values of its metric variables.
+        results: Dict with `x`, `y`, `sample_weight`, `y_pred`, `losses` and `metrics` (changes
+            that the loss made to them), each with a leading batch axis.
+        valid: Number of rows that count.
+        penalty: Loss of the weight regularizers, part of the loss that is shown.
+
+    Returns:
+        The new values of the metric variables.
+    """
+    valid = ops.convert_to_tensor(valid, "int32")
+    there = map_leaves(lambda rows: rows[:valid], results)
+    changed = [
+        value + ops.cast(ops.sum(change, axis=0), value.dtype)
+        for value, change in zip(metrics, there["metrics"], strict=True)
+    ]
+    return list(
+        ops.cond(valid > 0, lambda: _updated(model, changed, there, penalty), lambda: changed)
+    )
+
+
+def _updated(model: Any, metrics: list[Any], part: Tree, penalty: Any) -> list[Any]:
+    mapping = list(zip(model.metrics_variables, metrics, strict=True))
+    losses = part["losses"]
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+        model._loss_tracker.update_state(
+            ops.mean(losses) + penalty, sample_weight=ops.shape(losses)[0]
+        )
+        model.compute_metrics(part["x"], part["y"], part["y_pred"], part["sample_weight"])
+    return _values_after(scope, mapping)
+
+
+def _values_after(scope: Any, mapping: list[tuple[Any, Any]]) -> list[Any]:
+    found = ((scope.get_current_value(variable), old) for variable, old in mapping)
+    return [old if new is None else ops.cast(new, old.dtype) for new, old in found]
+
+
+def observe(model: Any, results: Tree, used: Any) -> Any:
+    """Return the sums of a microbatch that private metrics are made of.
+
+    `sum_i used_i (cut(v_i) - middle) / (high - low)` for each metric v: an example adds at most
+    1/2 in absolute value, and nothing if its value is not a number.
+
+    Args:
+        model: A `DPModel` that is compiled with private metrics.
+        results: As for `measure`.
+        used: Boolean for each row: whether it counts.
+
+    Privacy:
+        Every example's value is computed by a call of its own, on a batch of one.
+    """
+    settings = model.private_metrics
+    values = [ops.cast(results["losses"], "float32")]
+    for function in settings.metrics.values():
+        values.append(ops.map(partial(_of_one, function), (results["y"], results["y_pred"])))
+    low, high = np.array(settings.ranges, np.float32).T
+    found = ops.stack(values, axis=1)
+    shares = (ops.clip(found, low, high) - low) / (high - low) - 0.5
+    counts = ops.logical_and(ops.expand_dims(used, 1), ops.logical_not(ops.isnan(found)))
+    return ops.sum(ops.where(counts, shares, 0.0), axis=0)
+
+
+def _of_one(function: Any, pair: tuple[Any, Any]) -> Any:
+    """Return a metric's value of one example, averaged over its positions if it has any."""
+    y, y_pred = (ops.expand_dims(part, 0) for part in pair)
+    return ops.mean(ops.cast(function(y, y_pred), "float32"))
+
+
+def show(model: Any, metrics: list[Any], shares: Any) -> list[Any]:
+    """Take up an update's noised sums, divided by the batch size, in the metric variables."""
+    mapping = list(zip(model.metrics_variables, metrics, strict=True))
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+        model.noised_means.update_state(shares)
+    return _values_after(scope, mapping)
+
+
+def report(model: Any, metrics: list[Any]) -> dict[str, Any]:
+    """Return the metrics' results as Keras' training logs."""
+    mapping = list(zip(model.metrics_variables, metrics, strict=True))
+    with keras.StatelessScope(state_mapping=mapping):
+        return dict(model.get_metrics_result())
+
+
+def pure(function: Callable[[Tree], Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """Return `function` as a function of its variables' values, too, that changes none of them.
+
+    Args:
+        function: Calls Keras models on a batch.
+        variables: The Keras variables that it reads.
+    """
+
+    def of_values(values: list[Any], rows: Tree) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return function(rows)
+
+    return of_values
