@@ -1,5 +1,6 @@
 """Keras where variables hold the training state: read before an update, written back after it."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -8,9 +9,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dp.backend.memory import Memory
 from keras_dp.backend.train_function import TrainFunction
-from keras_dp.sampling.rows import map_leaves
+from keras_dp.sampling.rows import leaves, map_leaves
 from keras_dp.types import Tree
+
+MOST_EXAMPLES = 1024
+GROWTH = 16
 
 State = tuple[list[Any], list[Any], list[Any], list[Any]]
 
@@ -27,6 +32,15 @@ class StatefulTrainFunction(TrainFunction):
         """Make `steps_per_execution` updates and return the logs."""
         logs, _ = self.update(read_state(self.update.model), iter(slots))
         return dict(logs)
+
+
+def train_function(update: Any) -> TrainFunction:
+    """Return what Keras' loop calls once for every step.
+
+    Args:
+        update: `executor.UpdateFunction`.
+    """
+    return StatefulTrainFunction(update)
 
 
 def read_state(model: Any) -> State:
@@ -61,12 +75,12 @@ def _assign(pairs: list[tuple[Any, Any]]) -> None:
 
 
 def _variables(model: Any) -> tuple[list[Any], ...]:
-    return (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
+    trainable, non_trainable, metrics = _of_model(model)
+    return trainable, non_trainable, model.optimizer.variables, metrics
+
+
+def _of_model(model: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    return model.trainable_variables, model.non_trainable_variables, model.metrics_variables
 
 
 def measure(model: Any, metrics: list[Any], results: Tree, valid: Any, penalty: Any) -> list[Any]:
@@ -158,6 +172,42 @@ def report(model: Any, metrics: list[Any]) -> dict[str, Any]:
         return dict(model.get_metrics_result())
 
 
+def example_losses(model: Any, rows: Tree) -> Any:
+    """Return every example's loss as `evaluate` would compute it for that example alone.
+
+    Args:
+        model: A compiled `keras.Model`, private or not.
+        rows: `(x, y, sample_weight)`, each leaf with one row for each example.
+
+    Returns:
+        NumPy array of shape `(examples,)`.
+    """
+    model._symbolic_build(data_batch=map_leaves(lambda a: a[:2], rows))
+    alone = getattr(model, "example_by_example", contextlib.nullcontext)
+    size = len(leaves(rows)[0])
+    found = np.empty(size, np.float32)
+    for i in range(size):
+        with alone():
+            one = map_leaves(lambda a, i=i: ops.convert_to_tensor(a[i : i + 1]), rows)
+            found[i] = ops.convert_to_numpy(_loss(model, *one))
+    return found
+
+
+def _loss(model: Any, x: Tree, y: Tree, weight: Any) -> Any:
+    """Return the loss of a batch in inference; no variable is changed."""
+    state = [[v.value for v in variables] for variables in _of_model(model)]
+    called = {"training": False} if model._call_has_training_arg else {}
+    y_pred, _, losses = model.stateless_call(*state[:2], x, return_losses=True, **called)
+    model._losses_override = losses  # where Keras' own stateless step leaves them
+    try:
+        loss, _ = model.stateless_compute_loss(
+            *state, x=x, y=y, y_pred=y_pred, sample_weight=weight, training=False
+        )
+    finally:
+        model._losses_override = []
+    return ops.cast(ops.stop_gradient(loss), "float32")
+
+
 def pure(function: Callable[[Tree], Any], variables: Sequence[Any]) -> Callable[..., Any]:
     """Return `function` as a function of its variables' values, too, that changes none of them.
 
@@ -171,3 +221,27 @@ def pure(function: Callable[[Tree], Any], variables: Sequence[Any]) -> Callable[
             return function(rows)
 
     return of_values
+
+
+def rewrite(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as it is: no operation has a faster form here.
+
+    Args:
+        function: A pure function of trees of tensors.
+    """
+    return function
+
+
+def inference_rows(rows: Tree, memory: Memory) -> int:
+    """Return how many examples to run forward at a time: a power of two, from 1 to 1,024.
+
+    Inference keeps no activations for a backward pass; the largest of them is taken to have
+    `GROWTH` times the bytes of the inputs.
+
+    Args:
+        rows: Some rows, of which shapes and dtypes are used.
+        memory: Memory for a microbatch.
+    """
+    each = GROWTH * sum(a[:1].nbytes for a in map(np.asarray, leaves(rows)))
+    fitting = min(MOST_EXAMPLES, max(1, memory.preferred // max(1, each)))
+    return int(1 << (fitting.bit_length() - 1))

@@ -36,9 +36,7 @@ class Lattice(NamedTuple):
     multiplier: int
 
 
-def add(
-    sums: list[Floats], key: npt.NDArray[np.uint32], stddevs: list[np.float32]
-) -> list[Floats]:
+def add(sums: list[Floats], key: npt.NDArray[np.uint32], stddevs: list[np.float32]) -> list[Floats]:
     """Return the sums on the lattice, with discrete Gaussian noise.
 
     Args:

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_dp.backend.discrete_table import CELLS, INNER, LONGEST, PER_BLOCK, AliasTable, alias_table
+from keras_dp.backend.discrete_table import (
+    CELLS,
+    INNER,
+    LONGEST,
+    PER_BLOCK,
+    AliasTable,
+    alias_table,
+)
 from keras_dp.backend.host_noise import chacha
 
 Words = npt.NDArray[np.uint32]
@@ -102,4 +109,3 @@ def draw(table: AliasTable, field: Words, pieces: list[Words]) -> tuple[Integers
     outcome = np.where(below, cell, found & np.uint32(CELLS - 1)).astype(np.int32)
     negative = (field >> np.uint32(_CELL_BITS)) & np.uint32(1) == 1
     return np.where(negative, -outcome, outcome), equal
-
