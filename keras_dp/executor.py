@@ -14,7 +14,6 @@ from keras_dp.errors import NotPrivateError
 from keras_dp.run import PrivateRun
 from keras_dp.step import Mechanism, Microbatch, State
 
-
 _HOLDERS = ("keras_dp.", "jax.", "tensorflow.", "torch.")
 """Modules whose frames may hold sums without noise."""
 

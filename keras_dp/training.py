@@ -235,13 +235,13 @@ class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
             *arguments: Keras' training state, and a drawn batch with the mechanism to privatize it
                 with. Ordinary Keras data raise `NotPrivateError`.
         """
-        state, data = arguments if len(arguments) == 2 else (None, ())
+        data: Any = arguments[-1] if len(arguments) == 2 else ()
         if not (len(data) == 2 and isinstance(data[1], step.Mechanism)):
             raise NotPrivateError(
                 "`DPModel.train_step` takes examples that were drawn and accounted for. Train with "
                 "`fit` or `train_on_batch`."
             )
-        state = step.update(self, self.advance_state, state, *data)
+        state = step.update(self, self.advance_state, arguments[0], *data)
         return backend.report(self, state[3]), state
 
     def make_train_function(self, force: bool = False) -> None:

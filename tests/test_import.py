@@ -19,10 +19,20 @@ def run(code, **environment):
     )
 
 
-@pytest.mark.parametrize("backend", ["numpy", "tensorflow"])
-def test_accounting_works_and_models_say_what_to_do_without_jax_as_backend(backend):
+NO_LIBRARY = """
+import sys
+sys.modules.update(dict.fromkeys(["jax", "tensorflow", "torch"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "hidden", "extra"),
+    [("numpy", "", "jax"), ("openvino", "", "jax"), ("torch", NO_LIBRARY, "torch")]
+    + [("tensorflow", NO_LIBRARY, "tensorflow"), ("jax", NO_LIBRARY, "jax")],
+)
+def test_accounting_works_and_models_say_what_to_install_without_a_backend(backend, hidden, extra):
     done = run(
-        "import keras_dp\n"
+        f"{hidden}import keras_dp\n"
         "print(keras_dp.accounting.epsilon(noise_multiplier=1.0, batch_size=10, dataset_size=100,"
         " updates=10, delta=1e-3))\n"
         "keras_dp.DPModel\n",
@@ -30,8 +40,9 @@ def test_accounting_works_and_models_say_what_to_do_without_jax_as_backend(backe
     )
     assert float(done.stdout) > 0
     assert done.returncode == 1
-    assert "`keras_dp.DPModel` needs Keras on the JAX backend" in done.stderr
-    assert "KERAS_BACKEND=jax" in done.stderr
+    assert "`keras_dp.DPModel` needs Keras on the JAX, TensorFlow or PyTorch" in done.stderr
+    assert f"pip install 'keras-dp[{extra}]'" in done.stderr
+    assert f"KERAS_BACKEND={extra}" in done.stderr
 
 
 def test_unknown_names_are_ordinary_attribute_errors():

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import keras
@@ -144,9 +145,10 @@ def observe(model: Any, results: Tree, used: Any) -> Any:
     values = [ops.cast(results["losses"], "float32")]
     for function in settings.metrics.values():
         values.append(ops.map(partial(_of_one, function), (results["y"], results["y_pred"])))
-    low, high = np.array(settings.ranges, np.float32).T
+    low, high = ops.convert_to_tensor(np.array(settings.ranges, np.float32).T)
     found = ops.stack(values, axis=1)
-    shares = (ops.clip(found, low, high) - low) / (high - low) - 0.5
+    cut = ops.minimum(ops.maximum(found, low), high)
+    shares = (cut - low) / (high - low) - 0.5
     counts = ops.logical_and(ops.expand_dims(used, 1), ops.logical_not(ops.isnan(found)))
     return ops.sum(ops.where(counts, shares, 0.0), axis=0)
 
@@ -183,13 +185,14 @@ def example_losses(model: Any, rows: Tree) -> Any:
         NumPy array of shape `(examples,)`.
     """
     model._symbolic_build(data_batch=map_leaves(lambda a: a[:2], rows))
+    rows = map_leaves(ops.convert_to_tensor, rows)
     alone = getattr(model, "example_by_example", contextlib.nullcontext)
     size = len(leaves(rows)[0])
     found = np.empty(size, np.float32)
     for i in range(size):
         with alone():
-            one = map_leaves(lambda a, i=i: ops.convert_to_tensor(a[i : i + 1]), rows)
-            found[i] = ops.convert_to_numpy(_loss(model, *one))
+            x, y, weight = map_leaves(itemgetter(slice(i, i + 1)), rows)
+            found[i] = ops.convert_to_numpy(_loss(model, x, y, weight))
     return found
 
 

@@ -1,6 +1,7 @@
 """What an augmentation may do with an example, and its views made one by one on the host."""
 
 import hashlib
+from operator import itemgetter
 from typing import Any
 
 import keras
@@ -117,7 +118,7 @@ def views_on_host(
     leading, count = positions.shape, augmentation.count
     flat = map_leaves(lambda a: np.asarray(a).reshape(-1, *a.shape[len(leading) :]), x)
     made = [
-        _view(augmentation, map_leaves(lambda a, i=i: a[i], flat), (key, int(position), view))
+        _view(augmentation, map_leaves(itemgetter(i), flat), (key, int(position), view))
         for i, position in enumerate(positions.ravel())
         for view in range(count)
     ]

@@ -1,9 +1,9 @@
 """Keras on JAX: a model as pure functions, and how they are compiled."""
 
+from keras_dp.backend.float16 import FLOAT16_SCALE
 from keras_dp.backend.jax.augmenting import make_views, settle_views, views_on_host
 from keras_dp.backend.jax.clipping import clipped_sum
 from keras_dp.backend.jax.clipping.jaxpr.program import rewrite
-from keras_dp.backend.jax.clipping.loss_scale import FLOAT16_SCALE
 from keras_dp.backend.jax.compiling import (
     apply_gradients,
     compile_function,

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 
 from keras_dp.clip_rules.factors import Clip
-from keras_dp.backend.float16 import FLOAT16_SCALE
 from keras_dp.types import ClippedSum, Tree
 
 STEP = 2.0**8
