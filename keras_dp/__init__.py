@@ -49,8 +49,8 @@ except ImportError as error:
     def __getattr__(name: str) -> object:
         if name in __all__:
             raise ImportError(
-                f"`keras_dp.{name}` needs Keras on the JAX, TensorFlow or PyTorch backend. Run `pip "
-                f"install 'keras-dp[{_extra}]'` and set the environment variable "
+                f"`keras_dp.{name}` needs Keras on the JAX, TensorFlow or PyTorch backend. Run "
+                f"`pip install 'keras-dp[{_extra}]'` and set the environment variable "
                 f"KERAS_BACKEND={_extra} before Keras is imported; the others are called jax, "
                 f"tensorflow and torch. ({_missing})"
             ) from _missing

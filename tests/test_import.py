@@ -19,25 +19,36 @@ def run(code, **environment):
     )
 
 
-NO_LIBRARY = """
+NOTHING_INSTALLED = """
 import sys
-sys.modules.update(dict.fromkeys(["jax", "tensorflow", "torch"]))
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("jax", "tensorflow", "torch"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+USED = """
+import keras_dp
+print(keras_dp.accounting.epsilon(
+    noise_multiplier=1.0, batch_size=10, dataset_size=100, updates=10, delta=1e-3))
+keras_dp.DPModel
 """
 
 
 @pytest.mark.parametrize(
-    ("backend", "hidden", "extra"),
-    [("numpy", "", "jax"), ("openvino", "", "jax"), ("torch", NO_LIBRARY, "torch")]
-    + [("tensorflow", NO_LIBRARY, "tensorflow"), ("jax", NO_LIBRARY, "jax")],
+    ("backend", "before", "extra"),
+    [
+        ("numpy", "", "jax"),
+        ("openvino", "", "jax"),
+        ("jax", NOTHING_INSTALLED, "jax"),
+        ("tensorflow", NOTHING_INSTALLED, "tensorflow"),
+        ("torch", NOTHING_INSTALLED, "torch"),
+    ],
 )
-def test_accounting_works_and_models_say_what_to_install_without_a_backend(backend, hidden, extra):
-    done = run(
-        f"{hidden}import keras_dp\n"
-        "print(keras_dp.accounting.epsilon(noise_multiplier=1.0, batch_size=10, dataset_size=100,"
-        " updates=10, delta=1e-3))\n"
-        "keras_dp.DPModel\n",
-        KERAS_BACKEND=backend,
-    )
+def test_accounting_works_and_models_say_what_to_install_without_a_backend(backend, before, extra):
+    done = run(before + USED, KERAS_BACKEND=backend)
     assert float(done.stdout) > 0
     assert done.returncode == 1
     assert "`keras_dp.DPModel` needs Keras on the JAX, TensorFlow or PyTorch" in done.stderr
