@@ -1,6 +1,7 @@
 """A model's file goes from backend to backend: training goes on, and everything counts."""
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -40,7 +41,7 @@ def stations(tmp_path_factory):
 
 def test_weights_and_optimizer_arrive_as_they_left(stations):
     assert [station["backend"] for station in stations] == ROUND
-    for left, arrived in zip(stations, stations[1:], strict=False):
+    for left, arrived in itertools.pairwise(stations):
         for old, new in zip(left["after"], arrived["before"], strict=True):
             np.testing.assert_array_equal(old, new)
         assert arrived["before"] != arrived["after"]

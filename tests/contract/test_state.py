@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from tests.contract.models import L
 
 import keras_dp
 from keras_dp import backend, step
 from keras_dp.optimizers import DPSGD, DPAdam, DPOptimizer
 from keras_dp.types import NoisyGradient
+from tests.kinds import L
 
 X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 3, 12)
