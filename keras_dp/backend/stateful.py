@@ -145,7 +145,7 @@ def observe(model: Any, results: Tree, used: Any) -> Any:
     values = [ops.cast(results["losses"], "float32")]
     for function in settings.metrics.values():
         values.append(ops.map(partial(_of_one, function), (results["y"], results["y_pred"])))
-    low, high = ops.convert_to_tensor(np.array(settings.ranges, np.float32).T)
+    low, high = (ops.convert_to_tensor(ends) for ends in np.array(settings.ranges, np.float32).T)
     found = ops.stack(values, axis=1)
     cut = ops.minimum(ops.maximum(found, low), high)
     shares = (cut - low) / (high - low) - 0.5

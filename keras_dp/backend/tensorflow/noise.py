@@ -34,4 +34,5 @@ def add_noise(
 
     types = [tf.float32] * len(totals)
     noisy = tf.numpy_function(drawn, [key, scales, *totals], types, stateful=True)
-    return [tf.ensure_shape(each, total.shape) for each, total in zip(noisy, totals, strict=True)]
+    pairs = zip(tf.nest.flatten(noisy), totals, strict=True)  # of one, it makes no list
+    return [tf.ensure_shape(each, total.shape) for each, total in pairs]
