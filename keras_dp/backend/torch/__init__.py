@@ -23,7 +23,7 @@ from keras_dp.backend.stateful import (
     show,
     train_function,
 )
-from keras_dp.backend.torch.clipping import clip_examples, clipped_sum, trace_example
+from keras_dp.backend.torch.clipping import clipped_sum
 from keras_dp.backend.torch.compiling import (
     apply_gradients,
     compile_function,
@@ -31,6 +31,7 @@ from keras_dp.backend.torch.compiling import (
     is_eager,
     wait,
 )
+from keras_dp.backend.torch.example import clip_examples, trace_example
 from keras_dp.backend.torch.inference import compile_inference, inference_size
 from keras_dp.backend.torch.memory import (
     corrected_size,

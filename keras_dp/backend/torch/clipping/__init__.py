@@ -1,0 +1,124 @@
+"""Clipped sums on PyTorch: by a record of where weights meet data, or example by example."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from keras_dp.backend.torch.clipping import assemble, reference
+from keras_dp.backend.torch.clipping.assemble import with_loss_scale
+from keras_dp.backend.torch.clipping.recording import UnrecordedError, mapped, tensors_of
+from keras_dp.clip_rules import Clip, ClipRule
+from keras_dp.types import ClippedSum, Tree
+
+__all__ = ["METHODS", "clipped_sum"]
+
+
+def _auto(*arguments: Any) -> ClippedSum:
+    """Take the record, or the slow sure way for a loss that it does not cover."""
+    try:
+        return assemble.clipped_sum(*arguments)
+    except (UnrecordedError, RuntimeError, NotImplementedError) as error:
+        import os; os.environ.get("DBG") and print("FALLBACK", type(error).__name__, str(error)[:250]); os.environ.get("DBG")=="2" and __import__("traceback").print_exc()
+        # What `vmap` cannot run, data-dependent control flow for one. Any error that the loss
+        # itself has comes again.
+        return reference.clipped_sum(*arguments)
+
+
+METHODS: dict[str, Callable[..., ClippedSum]] = {"auto": _auto, "vmap": reference.clipped_sum}
+
+
+def clipped_sum(
+    loss_fn: Callable[..., Any],
+    clip_norm: Any,
+    method: str,
+    rule: ClipRule,
+    layers: Sequence[Any] | None,
+    loss_scale: float | None,
+) -> Callable[..., ClippedSum]:
+    """Make a function that clips every example's gradient and sums them.
+
+    Args:
+        loss_fn: `loss_fn(params, example)` gives a scalar loss, or `(loss, aux)`.
+        clip_norm: Float or scalar tensor, the bound.
+        method: `"auto"` or `"vmap"`; here the second takes one example at a time.
+        rule: The clip rule.
+        layers: One hashable for each tensor of `params`, or `None`.
+        loss_scale: For gradients in float16, or `None`.
+
+    See `keras_dp.clipping.clipped_sum`.
+    """
+    compute = (
+        METHODS[method] if loss_scale is None else with_loss_scale(METHODS[method], loss_scale)
+    )
+
+    def clip_and_sum(params: Tree, batch: Tree, mask: Any = None) -> ClippedSum:
+        batch = mapped(_as_tensor, batch)
+        weights = tensors_of(params := mapped(_as_tensor, params))
+        size = _batch_axis(batch)
+        _check_weights(weights)
+        mask = torch.ones(size) if mask is None else torch.as_tensor(mask)
+        if mask.shape != (size,):
+            raise ValueError(
+                f"`mask` must have shape ({size},), one entry for each example. "
+                f"Received shape {tuple(mask.shape)}."
+            )
+
+        def of_one(leaves: list[torch.Tensor], example: Tree) -> tuple[torch.Tensor, Tree]:
+            result = loss_fn(_like(params, leaves), example)
+            loss, aux = result if isinstance(result, tuple) else (result, None)
+            if loss.ndim:
+                raise ValueError(
+                    "`loss_fn` must return a scalar loss for one example. "
+                    f"Received shape {tuple(loss.shape)}; reduce it with a mean or a sum."
+                )
+            return loss, aux
+
+        clip = Clip(rule, clip_norm, _numbered(layers, len(weights)))
+        if size == 0:
+            sums = [torch.zeros(weight.shape) for weight in weights]
+            return ClippedSum(_like(params, sums), torch.zeros(0), torch.zeros(0), None)
+        result = compute(of_one, weights, batch, mask, clip)
+        return result._replace(grads=_like(params, result.grads))
+
+    return clip_and_sum
+
+
+def _like(tree: Tree, tensors: Sequence[torch.Tensor]) -> Any:
+    given = iter(tensors)
+    return mapped(lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf, tree)
+
+
+def _as_tensor(leaf: Any) -> Any:
+    return leaf if leaf is None else torch.as_tensor(leaf)
+
+
+def _numbered(layers: Sequence[Any] | None, leaves: int) -> tuple[int, ...]:
+    """Number the layers in order of appearance."""
+    names = list(range(leaves)) if layers is None else list(layers)
+    if len(names) != leaves:
+        raise ValueError(
+            f"`layers` must have one entry for each of the {leaves} tensors of `params`. "
+            f"Received {len(names)}."
+        )
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return tuple(numbers[name] for name in names)
+
+
+def _batch_axis(batch: Tree) -> int:
+    sizes = {tuple(leaf.shape[:1]) for leaf in tensors_of(batch)}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(
+            "Every leaf of `batch` must have the same leading batch axis. "
+            f"Received leading axes {sorted(sizes)}."
+        )
+    return int(next(iter(sizes))[0])
+
+
+def _check_weights(weights: list[torch.Tensor]) -> None:
+    for number, weight in enumerate(weights):
+        if not weight.is_floating_point():
+            raise ValueError(
+                "`params` must hold floating point tensors, since they are differentiated. "
+                f"Received {weight.dtype} at tensor {number} of `params`."
+            )

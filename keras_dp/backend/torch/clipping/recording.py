@@ -1,0 +1,310 @@
+"""Where weights meet data in one run of a loss over many examples at once.
+
+The loss is run for one example under `torch.vmap`, so examples cannot mix. Beside it a record is
+kept of every call in which a value that depends on weights alone meets a value of the examples: a
+site. There the weight is cut off from the gradient, and what the call read and gave is kept for
+all examples. The gradient then flows back to the sites and no further, and every part of it that
+was on its way to a weight has passed one: `Record.gradients` refuses any other run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import torch
+from torch.overrides import TorchFunctionMode
+
+from keras_dp.types import Tree
+
+_TENSOR: Any = torch.Tensor
+_METHODS = (
+    *("t", "transpose", "swapaxes", "permute", "movedim", "reshape", "view", "flatten", "ravel"),
+    *("unsqueeze", "squeeze", "contiguous", "to", "float", "clone"),
+)
+KEEP_NORMS = {
+    _TENSOR.T.__get__,
+    _TENSOR.mT.__get__,
+    *(getattr(_TENSOR, name) for name in _METHODS),
+    *(getattr(torch, name) for name in _METHODS if hasattr(torch, name)),
+}
+"""Calls whose result has the entries that they are given, in another order, shape or type."""
+
+
+_SAME: dict[Any, Any] = {torch.moveaxis: torch.movedim, _TENSOR.moveaxis: torch.movedim}
+"""Calls that `vmap` does not know, and their other name."""
+
+
+class UnrecordedError(Exception):
+    """A run that the record does not cover."""
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """A value that depends on weights alone.
+
+    Attributes:
+        value: The tensor.
+        leaf: Number of the weight whose entries it has, in whatever order; `None` for all else.
+    """
+
+    value: torch.Tensor
+    leaf: int | None
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Stands for a weight among the arguments of a call."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """Stands for a value of the examples among the arguments of a call."""
+
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A call in which weights meet data.
+
+    Attributes:
+        function: What is called.
+        args: Its arguments, in which `Weight`, `Data` and plain values stand.
+        kwargs: Its keyword arguments, likewise.
+        weights: What depends on weights, in the order of the arguments.
+        data: What the examples read, each of shape `(examples, ...)`.
+        outputs: What the call gave, each of shape `(examples, ...)`.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weights: tuple[Derived, ...]
+    data: tuple[torch.Tensor, ...]
+    outputs: tuple[torch.Tensor, ...]
+
+    def call(self, weights: Any, data: Any) -> Any:
+        """Make the call again for one example."""
+
+        def put(value: Any) -> Any:
+            if isinstance(value, Weight):
+                return weights[value.number]
+            return data[value.number] if isinstance(value, Data) else value
+
+        return self.function(*mapped(put, self.args), **mapped(put, self.kwargs))
+
+
+class Record(TorchFunctionMode):
+    """The sites of a run, in the order of the calls.
+
+    Args:
+        weights: The trainable weights, leaves of the gradient.
+
+    Attributes:
+        sites: The sites.
+        bytes: Memory of all results for one example.
+        weights: The weights.
+    """
+
+    def __init__(self, weights: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.sites: list[Site] = []
+        self.bytes = 0
+        self.weights = weights
+        self._derived = {id(w): Derived(w, i) for i, w in enumerate(weights)}
+        self._cut: dict[int, torch.Tensor] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run a call of PyTorch, and keep it if it is a site."""
+        args, kwargs = mapped(_valued, args), mapped(_valued, kwargs or {})
+        func = _SAME.get(func, func)
+        if "memory_format" in kwargs:  # what Keras asks of it for speed, `vmap` cannot do
+            if func is _TENSOR.contiguous:
+                return args[0]
+            if func is _TENSOR.is_contiguous:
+                return True
+            kwargs = {k: v for k, v in kwargs.items() if k != "memory_format"}
+        tensors = tensors_of((args, kwargs))
+        if not any(id(tensor) in self._derived for tensor in tensors):
+            result = func(*args, **kwargs)
+            self._count(result)
+            return result
+        return self._with_weights(func, args, kwargs, tensors)
+
+    def gradients(self, losses: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+        """Return for each site the gradients of the examples' losses with respect to its outputs.
+
+        Raises:
+            UnrecordedError: when a gradient reaches a weight by another way than a site.
+
+        Privacy:
+            A weight that acted on the loss unseen would be missing from the norms, and one
+            example could move the sum by more than the clip norm. The weights are leaves of the
+            same gradient, so such a way shows as a gradient that is there.
+        """
+        outputs = [output for site in self.sites for output in site.outputs]
+        found: tuple[Any, ...] = (None,) * (len(outputs) + len(self.weights))
+        if losses.requires_grad:
+            found = torch.autograd.grad(losses.sum(), [*outputs, *self.weights], allow_unused=True)
+        if any(gradient is not None for gradient in found[len(outputs) :]):
+            raise UnrecordedError("a weight acts on the loss without having met data")
+        rest = iter(found)
+        return [
+            tuple(torch.zeros_like(o) if g is None else g for o, g in zip(site.outputs, rest, strict=False))
+            for site in self.sites
+        ]
+
+    def _with_weights(self, func: Any, args: Any, kwargs: Any, tensors: Any) -> Any:
+        weights: dict[int, Derived] = {}
+        data: dict[int, torch.Tensor] = {}
+        captured: dict[int, torch.Tensor] = {}
+        for tensor in tensors:
+            if id(tensor) in self._derived:
+                weights.setdefault(id(tensor), self._derived[id(tensor)])
+            elif id(tensor) not in captured:
+                captured[id(tensor)], seen = capture(tensor)
+                if seen is not None:
+                    data[id(tensor)] = seen
+        if not data:
+            return self._of_weights_alone(func, args, kwargs, weights)
+        name = getattr(func, "__name__", "")
+        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+            raise UnrecordedError(f"{name} writes into a value that it is given")
+        numbers: dict[int, Any] = {key: Weight(i) for i, key in enumerate(weights)}
+        numbers |= {key: Data(i) for i, key in enumerate(data)}
+
+        def live(value: Any) -> Any:
+            if id(value) in weights:
+                return self._cut.setdefault(id(value), value.detach())
+            return captured.get(id(value), value)
+
+        def standing(value: Any) -> Any:
+            return numbers.get(id(value), value) if isinstance(value, _TENSOR) else value
+
+        result = func(*mapped(live, args), **mapped(live, kwargs))
+        self._count(result)
+        outputs: list[torch.Tensor] = []
+        tapped = mapped(lambda value: self._tapped(value, outputs), result)
+        if outputs:
+            call = func, mapped(standing, args), mapped(standing, kwargs)
+            used, read = tuple(weights.values()), tuple(data.values())
+            self.sites.append(Site(*call, used, read, tuple(outputs)))
+        return tapped
+
+    def _of_weights_alone(self, func: Any, args: Any, kwargs: Any, weights: Any) -> Any:
+        result = func(*args, **kwargs)
+        leaf = None
+        if func in KEEP_NORMS and len(weights) == 1:
+            (leaf,) = (derived.leaf for derived in weights.values())
+        for tensor in tensors_of(result):
+            if tensor.requires_grad and id(tensor) not in self._derived:
+                self._derived[id(tensor)] = Derived(tensor, leaf)
+        return result
+
+    def _tapped(self, value: Any, outputs: list[torch.Tensor]) -> Any:
+        if not isinstance(value, _TENSOR) or not value.is_floating_point():
+            return value
+        result, seen = tap(value)
+        if seen is None:
+            raise UnrecordedError("the result of a call with data does not depend on them")
+        outputs.append(seen)
+        return result
+
+    def _count(self, result: Any) -> None:
+        if isinstance(result, _TENSOR):
+            self.bytes += result.numel() * result.element_size()
+
+
+def _valued(value: Any) -> Any:
+    """Return the tensor of a Keras variable, which PyTorch would ask for it unseen."""
+    return value.value if isinstance(value, keras.Variable) else value
+
+
+class _Capture(torch.autograd.Function):
+    """Hands on what it is given, and keeps it as it is for all examples."""
+
+    seen: torch.Tensor | None = None
+
+    @staticmethod
+    def forward(value: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Return a value that is the same for all examples."""
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Return the gradient."""
+        return gradient
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, value: torch.Tensor) -> Any:  # type: ignore[override]
+        """Return the values of all examples."""
+        _Capture.seen = _of_examples(value, in_dims[0])
+        return _Capture.seen, 0
+
+
+class _Tap(_Capture):
+    """The same, for a value whose gradient is wanted."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, value: torch.Tensor) -> Any:  # type: ignore[override]
+        """Return the values of all examples, as a leaf of the gradient if they are none yet."""
+        seen = _of_examples(value, in_dims[0])
+        _Capture.seen = seen if seen.requires_grad else seen.detach().requires_grad_()
+        return _Capture.seen, 0
+
+
+def _of_examples(value: torch.Tensor, axis: int) -> torch.Tensor:
+    seen = value.movedim(axis, 0) if axis else value
+    try:
+        seen.data_ptr()
+    except RuntimeError as error:
+        raise UnrecordedError("a loss that calls vmap itself") from error
+    return seen
+
+
+def capture(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return a value as it goes on, and as it is for all examples; `None` if it depends on none."""
+    return _applied(_Capture, value)
+
+
+def tap(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the same of a value whose gradient is wanted."""
+    return _applied(_Tap, value)
+
+
+def _applied(kind: Any, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    _Capture.seen = None
+    result = kind.apply(value)
+    seen, _Capture.seen = _Capture.seen, None
+    return result, seen
+
+
+def tensors_of(tree: Tree) -> list[torch.Tensor]:
+    """Return the tensors in nested tuples, lists and dictionaries."""
+    if isinstance(tree, _TENSOR):
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree
+    if not isinstance(tree, (tuple, list, dict)):
+        return []
+    return [tensor for part in parts for tensor in tensors_of(part)]
+
+
+def mapped(function: Callable[[Any], Any], tree: Tree) -> Any:
+    """Apply a function to what is in nested tuples, lists and dictionaries."""
+    if isinstance(tree, torch.Size):
+        return tree
+    if isinstance(tree, (tuple, list)):
+        values = [mapped(function, value) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+    if isinstance(tree, dict):
+        return {key: mapped(function, value) for key, value in tree.items()}
+    return function(tree)

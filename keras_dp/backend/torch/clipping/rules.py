@@ -1,0 +1,493 @@
+"""What a site gives to the gradient of a weight: its norms and its clipped sum, by kind of call.
+
+A `Use` is one value that depends on weights, at one site, or at several that can be taken as one.
+`G_i` is the gradient of example i's loss with respect to that value, of the value's shape.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - as it is called everywhere
+
+from keras_dp.backend.torch.clipping.recording import Data, Derived, Site, Weight
+
+WRITTEN_OUT = 2**26
+"""Bytes of gradients, one an example, up to which they are kept for the sum."""
+
+Gradient = torch.Tensor
+
+
+class Use(ABC):
+    """Where a value that depends on weights meets data.
+
+    Attributes:
+        derived: The value.
+    """
+
+    name: str
+    derived: Derived
+
+    @abstractmethod
+    def gradients(self, rows: slice = slice(None)) -> torch.Tensor:
+        """Return `G_i` of some examples, float32 of shape `(examples, ...)`."""
+
+    def squares(self) -> torch.Tensor:
+        """Return `|G_i|^2` of every example."""
+        written = self._written()
+        if written is not None:
+            return _squares(written)
+        step = max(1, WRITTEN_OUT // (4 * self._numel))
+        parts = [slice(i, i + step) for i in range(0, self.examples, step)]
+        return torch.cat([_squares(self.gradients(part)) for part in parts])
+
+    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
+        """Return `sum_i factors_i G_i`, of the value's shape; a factor of 0 takes nothing."""
+        written = self._written()
+        if written is not None:
+            return contracted(factors, written)
+        step = max(1, WRITTEN_OUT // (4 * self._numel))
+        total = torch.zeros(self.derived.value.shape)
+        for i in range(0, self.examples, step):
+            part = slice(i, i + step)
+            total = total + contracted(factors[part], self.gradients(part))
+        return total
+
+    @property
+    @abstractmethod
+    def examples(self) -> int:
+        """The number of examples."""
+
+    @property
+    def flops(self) -> int:
+        """Operations for the norm of one example, beyond ordinary training."""
+        return 2 * self._numel
+
+    @property
+    def bytes(self) -> int:
+        """Memory that is kept for one example until the sum."""
+        return 4 * self._numel if self._keeps else 0
+
+    @property
+    def _keeps(self) -> bool:
+        return 4 * self._numel * self.examples <= WRITTEN_OUT
+
+    def _written(self) -> torch.Tensor | None:
+        if not self._keeps:
+            return None
+        if not hasattr(self, "_kept"):
+            self._kept = self.gradients()
+        return self._kept
+
+    @property
+    def _numel(self) -> int:
+        return self.derived.value.numel()
+
+
+class Dense(Use):
+    """A matrix product: `G_i = X_i' Y_i`, X of shape (T, in), Y the gradient of the result.
+
+    Args:
+        derived: The matrix, in whatever shape.
+        x: Shape `(examples, T, in)`.
+        y: Shape `(examples, T, out)`.
+        order: The axes of a matrix `(in, out)` as the value has them: see `placed`.
+    """
+
+    def __init__(self, derived: Derived, x: torch.Tensor, y: torch.Tensor, placed: Any) -> None:
+        self.derived, self.placed = derived, placed
+        self.x, self.y = x.float(), y.float()
+        positions, inputs, outputs = x.shape[1], x.shape[2], y.shape[2]
+        self.name = "outer, product"
+        self._gram = positions == 1 or positions**2 * (inputs + outputs) < 1.5 * (
+            positions * inputs * outputs
+        )
+        if positions > 1:
+            self.name = "Gram matrices" if self._gram else "written out"
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        return len(self.x)
+
+    def gradients(self, rows: slice = slice(None)) -> torch.Tensor:
+        """Return `X_i' Y_i`."""
+        return self.placed(torch.bmm(self.x[rows].transpose(1, 2), self.y[rows]))
+
+    def squares(self) -> torch.Tensor:
+        """Return `|X_i' Y_i|^2`, by `<X_i X_i', Y_i Y_i'>` where that is less work."""
+        if self.x.shape[1] == 1:
+            return _squares(self.x) * _squares(self.y)
+        if not self._gram:
+            return super().squares()
+        grams = [torch.bmm(each, each.transpose(1, 2)) for each in (self.x, self.y)]
+        return (grams[0] * grams[1]).sum((1, 2)).clamp(min=0)
+
+    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
+        """Return `X' diag(factors) Y`."""
+        if not self._gram and self._keeps:
+            return super().weighted_sum(factors)
+        x, y = used(factors, self.x), used(factors, self.y)
+        scaled = x * factors.reshape(-1, 1, 1)
+        return self.placed((scaled.flatten(0, 1).T @ y.flatten(0, 1))[None])[0]
+
+    @property
+    def flops(self) -> int:
+        """Operations for the norm of one example."""
+        positions, inputs = self.x.shape[1:]
+        outputs = self.y.shape[2]
+        if positions == 1:
+            return int(2 * (inputs + outputs))
+        return int(2 * positions**2 * (inputs + outputs) if self._gram else 2 * inputs * outputs)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that is kept for one example."""
+        kept = 4 * self._numel if not self._gram and self._keeps else 0
+        return kept + 4 * (self.x[0].numel() + self.y[0].numel())
+
+
+class Looked(Use):
+    """A table of rows that are looked up: `G_i` is the sum of gradients at each row."""
+
+    name = "rows of equal index"
+
+    def __init__(self, derived: Derived, ids: torch.Tensor, y: torch.Tensor) -> None:
+        self.derived = derived
+        self.ids = ids.reshape(len(ids), -1)
+        self.y = y.float().reshape(len(ids), self.ids.shape[1], -1)
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        return len(self.ids)
+
+    def gradients(self, rows: slice = slice(None)) -> torch.Tensor:
+        """Return the tables."""
+        ids, y = self.ids[rows], self.y[rows]
+        tables = y.new_zeros((len(ids), *self.derived.value.shape))
+        return tables.scatter_add_(1, ids.unsqueeze(2).expand_as(y), y)
+
+    def squares(self) -> torch.Tensor:
+        """Return the squared norms: products of gradients at equal indices."""
+        equal = self.ids.unsqueeze(1) == self.ids.unsqueeze(2)
+        products = torch.bmm(self.y, self.y.transpose(1, 2))
+        return torch.where(equal, products, 0.0).sum((1, 2)).clamp(min=0)
+
+    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
+        """Return the table of all examples."""
+        y = used(factors, self.y) * factors.reshape(-1, 1, 1)
+        total = torch.zeros(self.derived.value.shape, device=y.device)
+        return total.index_add_(0, self.ids.flatten(), y.flatten(0, 1))
+
+    @property
+    def flops(self) -> int:
+        """Operations for the norm of one example."""
+        return int(2 * self.ids.shape[1] ** 2 * self.y.shape[2])
+
+    @property
+    def bytes(self) -> int:
+        """Memory that is kept for one example."""
+        return 4 * self.y[0].numel()
+
+
+class WrittenOut(Use):
+    """Gradients that are computed at once, one an example."""
+
+    name = "written out"
+
+    def __init__(self, derived: Derived, gradients: torch.Tensor) -> None:
+        self.derived, self._all = derived, gradients.float()
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        return len(self._all)
+
+    @property
+    def _keeps(self) -> bool:
+        return True
+
+    def gradients(self, rows: slice = slice(None)) -> torch.Tensor:
+        """Return them."""
+        return self._all[rows]
+
+
+class Convolved(Use):
+    """A kernel that is laid over an input: `G_i` is the product of its patches with the result's
+    gradient.
+
+    Args:
+        derived: The kernel, of shape `(out, in / groups, ...)`.
+        x: The inputs, each as the call has it, of shape `(examples, in, ...)`.
+        y: Gradients of the results, shape `(examples, out, ...)`.
+        stride: For each axis.
+        padding: For each axis, at either end.
+        dilation: For each axis.
+        groups: 1, or the number of input channels.
+    """
+
+    name = "patches"
+
+    def __init__(
+        self, derived: Derived, x: torch.Tensor, y: torch.Tensor, settings: "Settings"
+    ) -> None:
+        self.derived, self.settings = derived, settings
+        ends = [end for padding in reversed(settings.padding) for end in (padding, padding)]
+        self.x, self.y = (F.pad(x, ends) if any(ends) else x).float(), y.float()
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        return len(self.x)
+
+    def gradients(self, rows: slice = slice(None)) -> torch.Tensor:
+        """Return the kernels' gradients, a product for each place in the kernel."""
+        x, y = self.x[rows], self.y[rows].flatten(2)
+        kernel = tuple(self.derived.value.shape[2:])
+        places = [self._seen(x, place).flatten(2) for place in _places(kernel)]
+        if self.settings.groups == 1:
+            found = [torch.bmm(y, place.transpose(1, 2)) for place in places]
+            return torch.stack(found, dim=3).reshape(len(x), *self.derived.value.shape)
+        many = y.shape[1] // x.shape[1]
+        split = y.unflatten(1, (x.shape[1], many))
+        found = [(split * place.unsqueeze(2)).sum(3).flatten(1) for place in places]
+        return torch.stack(found, dim=2).reshape(len(x), *self.derived.value.shape)
+
+    def _seen(self, x: torch.Tensor, place: tuple[int, ...]) -> torch.Tensor:
+        """Return what one place of the kernel meets, of the result's size."""
+        index: list[slice] = [slice(None), slice(None)]
+        for axis, first in enumerate(place):
+            start = first * self.settings.dilation[axis]
+            stride, size = self.settings.stride[axis], self.y.shape[2 + axis]
+            index.append(slice(start, start + stride * (size - 1) + 1, stride))
+        return x[tuple(index)]
+
+    @property
+    def flops(self) -> int:
+        """Operations for the norm of one example."""
+        return 2 * self._numel
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a convolution is laid over its input, a number for each axis."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+class Generic(Use):
+    """Whatever the call is: its own gradient, of one example at a time."""
+
+    name = "generic"
+
+    def __init__(
+        self, derived: Derived, site: Site, number: int, gradients: tuple[torch.Tensor, ...]
+    ) -> None:
+        self.derived, self.site, self.number, self.given = derived, site, number, gradients
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        return len(self.given[0])
+
+    def gradients(self, rows: slice = slice(None)) -> torch.Tensor:
+        """Return each example's gradient of the call."""
+        weights = [each.value.detach() for each in self.site.weights]
+
+        def of_one(data: Any, given: Any) -> torch.Tensor:
+            def called(weight: torch.Tensor) -> Any:
+                present = [weight if i == self.number else w for i, w in enumerate(weights)]
+                result = self.site.call(present, data)
+                flat = result if isinstance(result, (tuple, list)) else (result,)
+                return tuple(t for t in flat if t.is_floating_point())
+
+            _, pull_back = torch.func.vjp(called, weights[self.number])
+            (found,) = pull_back(given)
+            return found.float()
+
+        cut = [tuple(t.detach()[rows] for t in each) for each in (self.site.data, self.given)]
+        return torch.vmap(of_one)(*cut)
+
+
+def uses_of(site: Site, gradients: tuple[torch.Tensor, ...]) -> list[Use]:
+    """Return what a site gives to each of its weights, by the rule that covers the call."""
+    made = _RULES.get(site.function, _nothing)(site, gradients)
+    if made is not None:
+        return made
+    return [Generic(w, site, i, gradients) for i, w in enumerate(site.weights)]
+
+
+def contracted(factors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return `sum_i factors_i rows_i`; a factor of 0 takes nothing, not even of NaN."""
+    return torch.tensordot(factors, used(factors, rows), dims=1)
+
+
+def used(factors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return rows with zeros in the place of those whose factor is 0."""
+    if bool((factors > 0).all()):
+        return rows
+    there = (factors > 0).reshape(-1, *[1] * (rows.ndim - 1))
+    return torch.where(there, rows, 0.0)
+
+
+def _squares(rows: torch.Tensor) -> torch.Tensor:
+    return rows.reshape(len(rows), -1).square().sum(1)
+
+
+def _places(kernel: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [
+        tuple(int(i) for i in each)
+        for each in torch.cartesian_prod(*(torch.arange(n) for n in kernel)).reshape(
+            -1, len(kernel)
+        )
+    ]
+
+
+# --- which rule covers which call ----------------------------------------------------------------
+
+
+def _nothing(site: Site, gradients: Any) -> list[Use] | None:
+    return None
+
+
+def _matmul(site: Site, gradients: Any) -> list[Use] | None:
+    if site.args[:2] != (Data(0), Weight(0)) or site.kwargs or len(site.args) > 2:
+        return None
+    return _dense(site, gradients, lambda g: g)
+
+
+def _linear(site: Site, gradients: Any) -> list[Use] | None:
+    if site.args[:2] != (Data(0), Weight(0)) or site.kwargs or len(site.data) > 1:
+        return None
+    made = _dense(site, gradients, lambda g: g.transpose(1, 2))
+    if made is None or len(site.weights) == 1:
+        return made
+    return [*made, _summed(site.weights[1], gradients[0])]
+
+
+def _dense(site: Site, gradients: Any, placed: Any) -> list[Use] | None:
+    (derived, *_), x, y = site.weights, site.data[0], gradients[0]
+    if derived.value.ndim != 2 or x.ndim < 2:
+        return None
+    return [Dense(derived, _positions(x), _positions(y), placed)]
+
+
+def _positions(rows: torch.Tensor) -> torch.Tensor:
+    return rows.reshape(len(rows), -1, rows.shape[-1])
+
+
+def _einsum(site: Site, gradients: Any) -> list[Use] | None:
+    """Cover an equation in which every axis of the weight is summed over or goes to the result."""
+    equation, *operands = site.args
+    if operands not in ([Data(0), Weight(0)], [Weight(0), Data(0)]) or site.kwargs:
+        return None
+    left, _, result = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    x, w = terms if operands[0] == Data(0) else reversed(terms)
+    inputs = [a for a in w if a in x and a not in result]
+    outputs = [a for a in w if a in result and a not in x]
+    others = [a for a in x if a not in w]
+    simple = len(inputs) + len(outputs) == len(w) and set(others) <= set(result)
+    if not simple or "." in equation or len({*x}) != len(x) or len({*w}) != len(w):
+        return None
+    if sorted(result) != sorted([*others, *outputs]):
+        return None
+
+    def shaped(rows: torch.Tensor, axes: str, last: list[str]) -> torch.Tensor:
+        order = [0, *(1 + axes.index(a) for a in (*others, *last))]
+        size = math.prod(rows.shape[1 + axes.index(a)] for a in last)
+        return rows.permute(order).reshape(len(rows), -1, size)
+
+    (derived,) = site.weights
+    sizes = {a: n for a, n in zip(w, derived.value.shape, strict=True)}
+    now = [*inputs, *outputs]
+
+    def placed(grads: torch.Tensor) -> torch.Tensor:
+        whole = grads.reshape(len(grads), *(sizes[a] for a in now))
+        return whole.permute(0, *(1 + now.index(a) for a in w))
+
+    x_rows, y_rows = shaped(site.data[0], x, inputs), shaped(gradients[0], result, outputs)
+    return [Dense(derived, x_rows, y_rows, placed)]
+
+
+def _add(site: Site, gradients: Any) -> list[Use] | None:
+    if site.kwargs or len(site.weights) != 1 or len(site.args) != 2:
+        return None
+    return [_summed(site.weights[0], gradients[0])]
+
+
+def _multiply(site: Site, gradients: Any) -> list[Use] | None:
+    if site.kwargs or len(site.weights) != 1 or len(site.data) != 1:
+        return None
+    derived = site.weights[0]
+    ndim = max(site.data[0].ndim - 1, derived.value.ndim)
+    missing = ndim - (site.data[0].ndim - 1)
+    x = site.data[0].reshape(len(site.data[0]), *[1] * missing, *site.data[0].shape[1:])
+    return [_summed(derived, gradients[0] * x.detach())]
+
+
+def _summed(derived: Derived, gradient: torch.Tensor) -> Use:
+    """Return the use whose gradients are summed to the value's shape, as it was broadcast."""
+    shape = derived.value.shape
+    extra = gradient.ndim - 1 - len(shape)
+    gradient = gradient.float()
+    if extra:
+        gradient = gradient.sum(tuple(range(1, 1 + extra)))
+    axes = [1 + i for i, n in enumerate(shape) if n == 1 and gradient.shape[1 + i] != 1]
+    return WrittenOut(derived, gradient.sum(axes, keepdim=True) if axes else gradient)
+
+
+def _embedding(site: Site, gradients: Any) -> list[Use] | None:
+    if site.args != (Data(0), Weight(0)) or site.kwargs or site.weights[0].value.ndim != 2:
+        return None
+    return [Looked(site.weights[0], site.data[0], gradients[0])]
+
+
+def _convolution(site: Site, gradients: Any) -> list[Use] | None:
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = {**dict(zip(names, site.args)), **site.kwargs}
+    x, y, kernel = site.data[0], gradients[0], site.weights[0]
+    axes = kernel.value.ndim - 2
+    padding = given.get("padding", 0)
+    if given["input"] != Data(0) or given["weight"] != Weight(0) or isinstance(padding, str):
+        return None
+    if x.ndim != axes + 3 or x.shape[1] != 1 or len(site.data) > 1:
+        return None
+    groups = int(given.get("groups", 1))
+    if groups not in (1, x.shape[2]):
+        return None
+    settings = Settings(
+        _each(given.get("stride", 1), axes),
+        _each(padding, axes),
+        _each(given.get("dilation", 1), axes),
+        groups,
+    )
+    made: list[Use] = [Convolved(kernel, x[:, 0].detach(), y[:, 0], settings)]
+    if given.get("bias") is not None and len(site.weights) == 2:
+        bias = y.float().flatten(3).sum((1, 3))
+        made.append(WrittenOut(site.weights[1], bias))
+    return made if len(made) == len(site.weights) else None
+
+
+def _each(value: Any, axes: int) -> tuple[int, ...]:
+    values: Sequence[int] = value if isinstance(value, (tuple, list)) else [value] * axes
+    return tuple(int(v) for v in (values if len(values) == axes else [values[0]] * axes))
+
+
+_T: Any = torch.Tensor
+_RULES: dict[Any, Any] = {
+    **dict.fromkeys((torch.matmul, torch.mm, _T.matmul, _T.mm, _T.__matmul__), _matmul),
+    F.linear: _linear,
+    torch.einsum: _einsum,
+    **dict.fromkeys((torch.add, _T.add, _T.__add__, _T.__radd__), _add),
+    **dict.fromkeys((torch.mul, torch.multiply, _T.mul, _T.__mul__, _T.__rmul__), _multiply),
+    F.embedding: _embedding,
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution),
+}

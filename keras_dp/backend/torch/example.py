@@ -1,0 +1,260 @@
+"""A model's loss of one example on PyTorch, its clipped sums, and what its state takes up."""
+
+import hashlib
+from functools import partial
+from typing import Any
+
+import keras
+import torch
+
+from keras_dp.augmentation import SEED_STATE
+from keras_dp.backend.float16 import FLOAT16_SCALE
+from keras_dp.backend.report import Report, Row
+from keras_dp.backend.torch.clipping import METHODS, UnrecordedError
+from keras_dp.backend.torch.clipping.assemble import (
+    LossFunction,
+    joined,
+    run,
+    with_loss_scale,
+)
+from keras_dp.backend.torch.clipping.recording import Record, capture, mapped
+from keras_dp.backend.torch.clipping.rules import uses_of
+from keras_dp.backend.trace import ExampleTrace
+from keras_dp.clip_rules import Clip
+from keras_dp.types import ClippedSum, Tree
+
+LIVE_PART = 0.5
+"""Part of all intermediate values that are kept at one time, forward and backward."""
+
+
+def clip_examples(
+    model: Any,
+    params: list[Any],
+    non_trainable: list[Any],
+    metrics: list[Any],
+    examples: Tree,
+    valid: Any,
+    clip_norm: Any,
+) -> ClippedSum:
+    """Clip the gradients of a microbatch's examples by the model's rule, and sum them.
+
+    Args:
+        model: A `DPModel` that is built and compiled.
+        params: Values of its trainable variables.
+        non_trainable: Values of its non-trainable variables.
+        metrics: Values of its metric variables.
+        examples: Dict with `x`, `y`, `sample_weight` and `position`, the example's place in the
+            batch, from which its random numbers follow; each with a leading axis of examples. With
+            augmentation the leaves of `x` have an axis of views after it.
+        valid: Boolean for each example: whether it is one; all others are padding.
+        clip_norm: Float or scalar tensor, the bound on one example's gradient.
+
+    Returns:
+        Sums for each trainable variable, the norms, the losses, and as `aux` a dict with each
+        example's `y_pred` (`None` where the model needs none) and its changes of `metrics`.
+
+    Privacy:
+        Adding or removing one example moves the sums by at most the clip rule's sensitivity.
+    """
+    rows = {name: mapped(_tensor, examples[name]) for name in ("x", "y", "sample_weight")}
+    state = _own_randomness(model, non_trainable, int(examples["position"][0]))
+    loss_fn = example_loss(model, state, metrics)
+    layers = [variable.path.rpartition("/")[0] for variable in model.trainable_variables]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(layers))}
+    clip = Clip(model.optimizer.clip_rule, clip_norm, tuple(numbers[name] for name in layers))
+    compute = METHODS["auto"]
+    if any(layer.compute_dtype == "float16" for layer in model._flatten_layers()):
+        compute = with_loss_scale(compute, FLOAT16_SCALE)
+    return compute(loss_fn, params, rows, torch.as_tensor(valid), clip)
+
+
+def example_loss(model: Any, non_trainable: list[Any], metrics: list[Any]) -> LossFunction:
+    """Make `loss_fn(params, example) -> (loss, outputs)`.
+
+    The model and the loss see a batch of one, so nothing in them can mix examples, and whatever
+    Keras averages over a batch it averages over one example. The mean over the views of an example
+    is taken before its gradient.
+
+    Args:
+        model: A `DPModel` that is built and compiled.
+        non_trainable: Values of its non-trainable variables.
+        metrics: Values of its metric variables.
+    """
+    keeps_predictions = model.needs_predictions()
+
+    def of_view(params: Any, example: Tree, x: Tree) -> tuple[torch.Tensor, Tree]:
+        loss, y_pred, after = loss_and_state(
+            model, params, non_trainable, metrics, {**example, "x": x}
+        )
+        changes = [new - old for new, old in zip(after[1], metrics, strict=True)]
+        return loss, {"y_pred": y_pred if keeps_predictions else None, "metrics": changes}
+
+    def loss_fn(params: Any, example: Tree) -> tuple[torch.Tensor, Tree]:
+        if model.view_maker is None:
+            return of_view(params, example, example["x"])
+        views = [mapped(lambda a, k=k: a[k], example["x"]) for k in range(model.view_maker.count)]
+        found = [of_view(params, example, view) for view in views]
+        losses = torch.stack([loss for loss, _ in found])
+        changes = zip(*(outputs["metrics"] for _, outputs in found), strict=True)
+        means = [torch.stack(each).float().mean(0).to(each[0].dtype) for each in changes]
+        return losses.mean(), {**found[0][1], "metrics": means}
+
+    return loss_fn
+
+
+def loss_and_state(
+    model: Any, params: Any, non_trainable: Any, metrics: Any, example: Tree
+) -> tuple[torch.Tensor, Tree, tuple[list[Any], list[Any]]]:
+    """Return an example's loss, its prediction, and the new non-trainable and metric values."""
+    kinds = model.trainable_variables, model.non_trainable_variables, model.metrics_variables
+    mapping = [
+        pair
+        for variables, values in zip(kinds, (params, non_trainable, metrics), strict=True)
+        for pair in zip(variables, values, strict=True)
+    ]
+    x, y, weight = (
+        mapped(lambda a: None if a is None else a[None], example[name])
+        for name in ("x", "y", "sample_weight")
+    )
+    with model.example_by_example(), keras.StatelessScope(
+        state_mapping=mapping, collect_losses=True
+    ) as scope:
+        y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
+        loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=True)
+
+    def after(variables: Any, values: Any) -> list[Any]:
+        found = [scope.get_current_value(variable) for variable in variables]
+        return [old if new is None else new for new, old in zip(found, values, strict=True)]
+
+    state = after(kinds[1], non_trainable), after(kinds[2], metrics)
+    return loss.float().reshape(()), mapped(_without_batch, y_pred), state
+
+
+def trace_example(model: Any, rows: Tree) -> ExampleTrace:
+    """Run the loss of an example of zeros and follow data into the non-trainable variables.
+
+    A variable whose new value is another for every example takes up data, whatever their values:
+    `torch.vmap` knows what depends on them.
+
+    Args:
+        model: A `DPModel` that is built and compiled.
+        rows: `(x, y, sample_weight)` with a few examples, of which only the shapes are used.
+    """
+    blank = mapped(_blank, dict(zip(("x", "y", "sample_weight"), rows, strict=True)))
+    views = model.view_maker is not None
+    one = {**blank, "x": mapped(lambda a: a[:, 0], blank["x"])} if views else blank
+    state = [[v.value.detach() for v in each] for each in _state_of(model)]
+    dependent: set[int] = set()
+
+    def of_one(params: Any, example: Tree) -> tuple[torch.Tensor, Tree]:
+        loss, _, (after, _) = loss_and_state(model, params, *state[1:], example)
+        for i, (old, new) in enumerate(zip(state[1], after, strict=True)):
+            if new is not old and capture(torch.as_tensor(new))[1] is not None:
+                dependent.add(i)
+        return loss, None
+
+    _recorded(of_one, state[0], one)
+    return ExampleTrace(
+        tuple(sorted(dependent)),
+        partial(_advance, model, one, frozenset(dependent)),
+        partial(_report, model, blank),
+    )
+
+
+def _recorded(loss_fn: LossFunction, params: Any, batch: Tree) -> Record | None:
+    """Run a loss beside a record; `None` where the loss cannot be recorded."""
+    record = Record([value.detach().requires_grad_() for value in params])
+    try:
+        with torch.enable_grad():
+            losses, _ = run(record, loss_fn, record.weights, batch)
+            record.gradients(losses)
+    except (UnrecordedError, RuntimeError, NotImplementedError) as error:
+        import os; os.environ.get("DBG") and print("FALLBACK", type(error).__name__, str(error)[:250]); os.environ.get("DBG")=="2" and __import__("traceback").print_exc()
+        return None
+    return record
+
+
+def _advance(model: Any, one: Tree, dependent: Any, params: Any, non_trainable: Any) -> list[Any]:
+    """Return the non-trainable variables after a run on zeros, but for those that take up data."""
+    if not non_trainable:
+        return []
+    example = mapped(lambda a: None if a is None else a[0], one)
+    metrics = [variable.value for variable in model.metrics_variables]
+    with torch.no_grad():
+        _, _, (after, _) = loss_and_state(model, params, non_trainable, metrics, example)
+    return [
+        old if i in dependent else torch.as_tensor(new).detach()
+        for i, (old, new) in enumerate(zip(non_trainable, after, strict=True))
+    ]
+
+
+def _report(model: Any, blank: Tree) -> Report:
+    """Return where weights meet data and what clipping costs there, from a run on zeros."""
+    names = [variable.path for variable in model.trainable_variables]
+    params, *state = ([v.value.detach() for v in each] for each in _state_of(model))
+    record = _recorded(example_loss(model, *state), params, blank)
+    if record is None:
+        size = sum(value.numel() for value in params)
+        rows = (Row(tuple(names), (), "loss", "one example at a time", 2 * size, 4 * size),)
+        return Report(rows, 8 * size, 0)
+    zeros = [tuple(torch.zeros_like(o) for o in site.outputs) for site in record.sites]
+    rows = []
+    with torch.no_grad():
+        uses = [use for s, z in zip(record.sites, zeros, strict=True) for use in uses_of(s, z)]
+    for weight, value in zip(names, record.weights, strict=True):
+        own = [use for use in uses if _comes_from(use.derived.value, value)]
+        direct = joined([use for use in own if use.derived.leaf is not None])
+        for use in (*direct, *(use for use in own if use.derived.leaf is None)):
+            alone = use.derived.leaf is not None and len(own) == len(direct) == 1
+            rule = use.name if alone or len(direct) == 1 == len(own) else f"{use.name}, pulled back"
+            shape = tuple(use.derived.value.shape)
+            rows.append(Row((weight,), shape, type(use).__name__, rule, use.flops, use.bytes))
+        if not own:
+            rows.append(Row((weight,), tuple(value.shape), "-", "no effect on the loss", 0, 0))
+    return Report(tuple(rows), int(LIVE_PART * record.bytes), 0)
+
+
+def _comes_from(derived: torch.Tensor, weight: torch.Tensor) -> bool:
+    if derived is weight:
+        return True
+    total = derived.sum()
+    return torch.autograd.grad(total, weight, allow_unused=True, retain_graph=True)[0] is not None
+
+
+def _state_of(model: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    return model.trainable_variables, model.non_trainable_variables, model.metrics_variables
+
+
+def _own_randomness(model: Any, non_trainable: list[Any], position: int) -> list[Any]:
+    """Give every seed generator a state that belongs to this microbatch alone.
+
+    `torch.vmap` then draws other numbers for each of its examples.
+    """
+    return [
+        _folded(value, position) if variable.name == SEED_STATE else value
+        for variable, value in zip(model.non_trainable_variables, non_trainable, strict=True)
+    ]
+
+
+def _folded(state: torch.Tensor, position: int) -> torch.Tensor:
+    words = f"{[int(word) for word in state]}/{position}".encode()
+    digest = hashlib.blake2b(words, digest_size=4).digest()
+    values = [int.from_bytes(digest, "little") >> 1, 0]
+    return torch.tensor(values, dtype=state.dtype, device=state.device)
+
+
+def _tensor(leaf: Any) -> Any:
+    return None if leaf is None else keras.ops.convert_to_tensor(leaf)
+
+
+def _blank(leaf: Any) -> Any:
+    return None if leaf is None else torch.zeros_like(_tensor(leaf[:1]))
+
+
+def _without_batch(leaf: torch.Tensor) -> torch.Tensor:
+    if leaf.ndim == 0 or leaf.shape[0] != 1:
+        raise ValueError(
+            "Every output of the model must have a batch axis of the inputs' size. For a batch "
+            f"of one example an output came with shape {tuple(leaf.shape)}."
+        )
+    return leaf[0]
