@@ -21,7 +21,7 @@ import numpy as np
 
 import keras_dp
 from keras_dp import auditing, noise
-from keras_dp.clipping.rules import Flat
+from keras_dp.clip_rules.rules import Flat
 from keras_dp.run import PrivateRun
 from keras_dp.types import SampledBatch
 

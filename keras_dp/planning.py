@@ -10,7 +10,7 @@ import keras
 from keras_dp import backend, sampling, validation
 from keras_dp.accounting import BudgetGuard
 from keras_dp.augmentation import Augmentation, count_views, first_views
-from keras_dp.clipping import AdaptiveQuantile
+from keras_dp.clip_rules import AdaptiveQuantile
 from keras_dp.errors import NotPrivateError
 from keras_dp.optimizers import DPOptimizer
 from keras_dp.plan import Budget, PrivacyPlan, updates_per_epoch

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from keras_dp import accounting, backend, keys, noise
 from keras_dp.accounting import BudgetGuard
 from keras_dp.augmentation import Augmentation
-from keras_dp.clipping import ClipRule
+from keras_dp.clip_rules import ClipRule
 from keras_dp.errors import PrivacyBudgetExceeded
 from keras_dp.plan import Budget, PrivacyPlan
 from keras_dp.private_metrics import PrivateMetrics

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from keras_dp import backend, noise
 from keras_dp.augmentation import first_views
-from keras_dp.clipping import AdaptiveQuantile, ClipRule, clipped_sum
+from keras_dp.clip_rules import AdaptiveQuantile, ClipRule
 from keras_dp.private_metrics import PrivateMetrics
 from keras_dp.types import ByDevice, NoisyGradient, Tree
 
@@ -106,25 +106,20 @@ def _contribution(model: Any, replicated: Tree, spread: Tree) -> tuple[list[Any]
     """Return what some examples add to the sums, their results, and the weights' penalty."""
     params, non_trainable, metrics, clip_norm, key = replicated
     examples, valid = spread
-    optimizer, augmentation = model.optimizer, model.view_maker
+    augmentation = model.view_maker
     if augmentation is not None and not augmentation.on_host:
         views = backend.make_views(augmentation, examples["x"], examples["position"], key)
         examples = {**examples, "x": views}
-    clip = clipped_sum(
-        backend.example_loss(model, non_trainable, metrics),
-        clip_norm=clip_norm,
-        clipping=optimizer.clip_rule,
-        layers=[variable.path.rpartition("/")[0] for variable in model.trainable_variables],
-        loss_scale=backend.loss_scale(model),
+    clipped = backend.clip_examples(
+        model, params, non_trainable, metrics, examples, valid, clip_norm
     )
-    clipped = clip(params, examples, valid)
     added = list(clipped.grads)
     if _adaptive(model):
         added.append(_excess(clipped.norms, valid, clip_norm))
     x = examples["x"] if augmentation is None else first_views(examples["x"])
     seen = {"x": x, "y": examples["y"], "sample_weight": examples["sample_weight"]}
     results = {**seen, "losses": clipped.losses}
-    results |= {k: v for k, v in clipped.aux.items() if k != "non_trainable"}
+    results |= clipped.aux
     if model.private_metrics is not None:
         added.append(backend.observe(model, results, valid))
         return added, results, None

@@ -11,7 +11,7 @@ import keras
 from keras_dp import accounting, backend, planning, step, validation, watching
 from keras_dp.accounting import BudgetGuard, PrivacySpent, PrivacyStatement
 from keras_dp.augmentation import Augmentation
-from keras_dp.clipping import Report
+from keras_dp.backend import Report
 from keras_dp.errors import NotPrivateError
 from keras_dp.evaluating import Evaluating
 from keras_dp.executor import UpdateFunction

@@ -17,7 +17,7 @@ from keras_dp.auditing.recording import (
     recorded,
 )
 from keras_dp.auditing.scores import Floats, Seen
-from keras_dp.clipping import ClipRule
+from keras_dp.clip_rules import ClipRule
 from keras_dp.errors import NotPrivateError
 from keras_dp.optimizers import DPOptimizer
 from keras_dp.plan import PrivacyPlan, updates_per_epoch

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_dp import validation
-from keras_dp.clipping import AdaptiveQuantile, resolve
+from keras_dp.clip_rules import AdaptiveQuantile, resolve
 from keras_dp.errors import NotPrivateError
 from keras_dp.optimizers import moving_average
 from keras_dp.plan import NOISES

@@ -17,7 +17,7 @@ from keras_dp.auditing.audit import _setup, refuted_by
 from keras_dp.auditing.evidence import present
 from keras_dp.auditing.tradeoff import ClaimedFamily
 from keras_dp.auditing.trials import gradient_trials
-from keras_dp.clipping.rules import Flat
+from keras_dp.clip_rules.rules import Flat
 from keras_dp.optimizers import DPSGD
 from keras_dp.run import PrivateRun
 from keras_dp.sampling import ArraySource

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import keras_dp
-from keras_dp import backend
 from keras_dp.auditing import canaries as planting
 from keras_dp.auditing.audit import KINDS as KINDS_OF_CANARIES
 from keras_dp.auditing.audit import _setup
 from keras_dp.auditing.model import SCALE, AuditedModel, copy_of
 from keras_dp.auditing.recording import RecordingOptimizer
 from keras_dp.auditing.trials import gradient_trials, signal
+from keras_dp.backend.jax import example
 from keras_dp.clipping import clipped_sum
 from keras_dp.optimizers import DPSGD, DPAdam
 from keras_dp.run import PrivateRun
@@ -37,7 +37,7 @@ def loss_of(model):
             model.trainable_variables, model.non_trainable_variables, model.metrics_variables
         )
     ]  # fmt: skip
-    return values[0], backend.example_loss(model, *values[1:])
+    return values[0], example.example_loss(model, *values[1:])
 
 
 def two(case):

@@ -6,8 +6,8 @@ import pytest
 
 from keras_dp import backend
 from keras_dp.backend.jax import inference
+from keras_dp.backend.jax.clipping.jaxpr import rewrites
 from keras_dp.backend.jax.memory import Memory
-from keras_dp.clipping.jaxpr import rewrites
 
 
 def pointwise(outputs):

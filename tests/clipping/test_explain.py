@@ -7,6 +7,7 @@ import pytest
 
 import keras_dp
 from keras_dp import backend, clipping
+from keras_dp.backend.jax import example
 from keras_dp.backend.jax.memory import Memory
 
 L = keras.layers
@@ -164,7 +165,7 @@ def test_the_memory_of_an_example_is_estimated_within_a_factor():
     import jax
 
     frozen = [variable.value for variable in model.non_trainable_variables]
-    loss_fn = backend.example_loss(model, frozen, [v.value for v in model.metrics_variables])
+    loss_fn = example.example_loss(model, frozen, [v.value for v in model.metrics_variables])
     params = [variable.value for variable in model.trainable_variables]
     size = 256
     batch = {

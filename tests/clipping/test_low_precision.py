@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from keras_dp import clipping
-from keras_dp.clipping.jaxpr import compat
+from keras_dp.backend.jax.clipping.jaxpr import compat
 from tests.clipping.rules.checks import convolve
 
 SIZE = 512

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_dp import clipping
-from keras_dp.clipping.jaxpr import rewrites
-from keras_dp.clipping.jaxpr.program import make_program
+from keras_dp.backend.jax.clipping.jaxpr import rewrites
+from keras_dp.backend.jax.clipping.jaxpr.program import make_program
 
 
 def depthwise(strides, dilations, padding, rank, channels):

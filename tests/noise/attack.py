@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from keras_dp.noise import discrete, drawing
-from keras_dp.noise.table import CELLS
+from keras_dp.backend.discrete_table import CELLS
+from keras_dp.backend.jax.noise import discrete, drawing
 
 
 @functools.cache

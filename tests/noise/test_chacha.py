@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from keras_dp.noise import chacha
+from keras_dp.backend.jax.noise import chacha
 
 # RFC 8439, section 2.3.2: key 00 01 .. 1f, nonce 00 00 00 09 00 00 00 4a 00 00 00 00, counter 1.
 KEY = np.frombuffer(bytes(range(32)), np.uint32)

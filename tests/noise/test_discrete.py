@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from keras_dp import noise
-from keras_dp.noise import discrete, drawing
-from keras_dp.noise.table import BITS, CELLS, PIECES, SIGMA, alias_table
+from keras_dp.backend.discrete_table import BITS, CELLS, PIECES, SIGMA, alias_table
+from keras_dp.backend.jax.noise import discrete, drawing
 from keras_dp.plan import LATTICE
 from keras_dp.types import Part
 

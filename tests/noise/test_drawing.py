@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_dp import noise
-from keras_dp.noise import discrete, drawing
+from keras_dp.backend.jax.noise import discrete, drawing
 from keras_dp.types import Part
 
 SHAPES = [(), (5,), (3, 8), (6, 10), (4, 3, 6), (2, 6, 1), (1, 12), (0, 4)]

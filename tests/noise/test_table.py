@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from keras_dp.noise import table
+from keras_dp.backend import discrete_table as table
 
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620900")
 

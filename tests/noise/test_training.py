@@ -14,8 +14,8 @@ import keras_dp
 from keras_dp import noise, step
 from keras_dp.accounting import Ledger
 from keras_dp.auditing.recording import copied_settings
+from keras_dp.backend.jax.noise import discrete
 from keras_dp.clipping import AdaptiveQuantile
-from keras_dp.noise import discrete
 from keras_dp.plan import LATTICE, PrivacyPlan
 from keras_dp.private_metrics import PrivateMetrics
 

@@ -23,7 +23,9 @@ MUTATIONS = {
     ),
     "every view clipped by itself": Mutation(
         "step.py",
-        "    clipped = clip(params, examples, valid)\n",
+        "    clipped = backend.clip_examples(\n"
+        "        model, params, non_trainable, metrics, examples, valid, clip_norm\n"
+        "    )\n",
         "    import jax\n"
         "    flat = jax.tree.map(\n"
         "        lambda a: jax.numpy.repeat(a, augmentation.count, 0),\n"
@@ -32,7 +34,9 @@ MUTATIONS = {
         '    x = examples["x"].reshape(-1, 1, *examples["x"].shape[2:])\n'
         "    mask = jax.numpy.repeat(valid, augmentation.count)\n"
         "    count, augmentation.count = augmentation.count, 1\n"
-        '    clipped = clip(params, {**flat, "x": x}, mask)\n'
+        "    clipped = backend.clip_examples(\n"
+        '        model, params, non_trainable, metrics, {**flat, "x": x}, mask, clip_norm\n'
+        "    )\n"
         "    augmentation.count = count\n"
         "    first = jax.tree.map(lambda a: a[::count], (clipped.losses, clipped.aux))\n"
         "    grads = [g / count for g in clipped.grads]\n"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_dp
+from keras_dp.backend.jax import example
 from keras_dp.optimizers import DPSGD
 from tests.kinds import crossentropy
 
@@ -130,7 +131,7 @@ def test_float16_trains_where_its_gradients_would_vanish_or_overflow(factor, mon
     expected = clipped_loop("float32", x, y)
     found = released(network("mixed_float16"), x, y, factor)
     assert distance(found, expected) < 0.02
-    monkeypatch.setattr(keras_dp.backend, "loss_scale", lambda model: None)
+    monkeypatch.setattr(example, "loss_scale", lambda model: None)
     without = released(network("mixed_float16"), x, y, factor)
     assert distance(without, expected) > 0.2
 
@@ -138,9 +139,9 @@ def test_float16_trains_where_its_gradients_would_vanish_or_overflow(factor, mon
 def test_a_layer_in_float16_is_enough_for_a_loss_scale():
     inputs = keras.Input((2,))
     inner = keras.Sequential([L.Dense(2), L.Dense(2, dtype="mixed_float16")])
-    assert keras_dp.backend.loss_scale(keras_dp.DPModel(inputs, inner(inputs))) == 256
+    assert example.loss_scale(keras_dp.DPModel(inputs, inner(inputs))) == 256
     for policy, expected in (("mixed_float16", 256), ("mixed_bfloat16", None), ("float32", None)):
-        assert keras_dp.backend.loss_scale(network(policy)) == expected
+        assert example.loss_scale(network(policy)) == expected
 
 
 def test_an_update_in_which_every_gradient_overflows_is_noised_and_counted():

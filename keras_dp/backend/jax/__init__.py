@@ -1,6 +1,9 @@
 """Keras on JAX: a model as pure functions, and how they are compiled."""
 
 from keras_dp.backend.jax.augmenting import make_views, settle_views, views_on_host
+from keras_dp.backend.jax.clipping import clipped_sum
+from keras_dp.backend.jax.clipping.jaxpr.program import rewrite
+from keras_dp.backend.jax.clipping.loss_scale import FLOAT16_SCALE
 from keras_dp.backend.jax.compiling import (
     compile_function,
     exact_products,
@@ -11,9 +14,8 @@ from keras_dp.backend.jax.compiling import (
     wait,
 )
 from keras_dp.backend.jax.example import (
-    example_loss,
+    clip_examples,
     example_losses,
-    loss_scale,
     regularization_gradient,
 )
 from keras_dp.backend.jax.inference import compile_inference, inference_size
@@ -25,6 +27,7 @@ from keras_dp.backend.jax.memory import (
     microbatch_memory,
 )
 from keras_dp.backend.jax.mesh import Placement, already_sharded, placement, undistributed
+from keras_dp.backend.jax.noise import NOISE_KEY_BYTES, add_noise
 from keras_dp.backend.jax.processes import (
     agree_on,
     from_first,
@@ -33,18 +36,23 @@ from keras_dp.backend.jax.processes import (
     shared_seed,
     written_once,
 )
-from keras_dp.backend.jax.state import ExampleTrace, trace_example
+from keras_dp.backend.jax.state import trace_example
+from keras_dp.backend.trace import ExampleTrace
 
 __all__ = [
+    "FLOAT16_SCALE",
+    "NOISE_KEY_BYTES",
     "ExampleTrace",
     "Placement",
+    "add_noise",
     "agree_on",
     "already_sharded",
+    "clip_examples",
+    "clipped_sum",
     "compile_function",
     "compile_inference",
     "corrected_size",
     "exact_products",
-    "example_loss",
     "example_losses",
     "examples_memory",
     "fitting_examples",
@@ -54,7 +62,6 @@ __all__ = [
     "is_first",
     "least_of",
     "loops_on_device",
-    "loss_scale",
     "make_views",
     "measure",
     "microbatch_at",
@@ -64,6 +71,7 @@ __all__ = [
     "regularization_gradient",
     "repeat",
     "report",
+    "rewrite",
     "settle_views",
     "shared_seed",
     "show",

@@ -10,11 +10,54 @@ import keras
 import numpy as np
 
 from keras_dp.augmentation import SEED_STATE
-from keras_dp.clipping import FLOAT16_SCALE
-from keras_dp.types import Tree
+from keras_dp.backend.jax.clipping import clipped_sum
+from keras_dp.backend.jax.clipping.loss_scale import FLOAT16_SCALE
+from keras_dp.types import ClippedSum, Tree
 
 EVALUATED_TOGETHER = 256
 """Examples whose losses are computed at a time."""
+
+
+def clip_examples(
+    model: Any,
+    params: list[Any],
+    non_trainable: list[Any],
+    metrics: list[Any],
+    examples: Tree,
+    valid: Any,
+    clip_norm: Any,
+) -> ClippedSum:
+    """Clip the gradients of a microbatch's examples by the model's rule, and sum them.
+
+    Args:
+        model: A `DPModel` that is built and compiled.
+        params: Values of its trainable variables.
+        non_trainable: Values of its non-trainable variables.
+        metrics: Values of its metric variables.
+        examples: Dict with `x`, `y`, `sample_weight` and `position`, the example's place in the
+            batch, from which its random numbers follow; each with a leading axis of examples. With
+            augmentation the leaves of `x` have an axis of views after it.
+        valid: Boolean for each example: whether it is one; all others are padding.
+        clip_norm: Float or scalar array, the bound on one example's gradient.
+
+    Returns:
+        Sums for each trainable variable, the norms, the losses, and as `aux` a dict with each
+        example's `y_pred` (`None` where the model needs none) and its changes of `metrics`.
+
+    Privacy:
+        Adding or removing one example moves the sums by at most the clip rule's sensitivity.
+    """
+    clip = clipped_sum(
+        example_loss(model, non_trainable, metrics),
+        clip_norm,
+        "auto",
+        model.optimizer.clip_rule,
+        [variable.path.rpartition("/")[0] for variable in model.trainable_variables],
+        loss_scale(model),
+    )
+    clipped = clip(params, examples, valid)
+    seen = {name: value for name, value in clipped.aux.items() if name != "non_trainable"}
+    return clipped._replace(aux=seen)
 
 
 def example_loss(

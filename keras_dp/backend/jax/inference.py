@@ -8,10 +8,9 @@ import jax
 import keras
 from jax.sharding import NamedSharding, PartitionSpec
 
+from keras_dp.backend.jax.clipping.jaxpr.program import Program, Value, make_program, rewrite
 from keras_dp.backend.jax.memory import MIB, microbatch_memory
 from keras_dp.backend.jax.mesh import placement
-from keras_dp.clipping import rewrite
-from keras_dp.clipping.jaxpr.program import Program, Value, make_program
 from keras_dp.types import Tree
 
 CPU_INFERENCE = 16 * MIB

@@ -1,42 +1,19 @@
 """One example's loss, traced: what becomes of non-trainable state, and what clipping costs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from keras_dp.backend.jax.clipping.jaxpr.assemble import Traced
+from keras_dp.backend.jax.clipping.jaxpr.program import Program, Value, make_program, read, run
+from keras_dp.backend.jax.clipping.jaxpr.reach import reached
+from keras_dp.backend.jax.clipping.jaxpr.report import report
+from keras_dp.backend.jax.clipping.jaxpr.sites import analyse
 from keras_dp.backend.jax.example import example_loss
-from keras_dp.clipping.explain import Report
-from keras_dp.clipping.jaxpr.assemble import Traced
-from keras_dp.clipping.jaxpr.program import Program, Value, make_program, read, run
-from keras_dp.clipping.jaxpr.reach import reached
-from keras_dp.clipping.jaxpr.report import report
-from keras_dp.clipping.jaxpr.sites import analyse
+from keras_dp.backend.trace import ExampleTrace
 from keras_dp.types import Tree
-
-
-@dataclass(frozen=True)
-class ExampleTrace:
-    """What the trace of one example's loss tells about a model.
-
-    Attributes:
-        data_dependent: Positions of the non-trainable variables that would take up private data.
-        advance: `advance(params, non_trainable)` gives the new values of all variables; it is
-            right for those that take up no data, such as the seeds of dropout layers.
-        make_report: Makes `report`.
-    """
-
-    data_dependent: tuple[int, ...]
-    advance: Callable[[list[Any], list[Any]], list[Any]]
-    make_report: Callable[[], Report]
-
-    @cached_property
-    def report(self) -> Report:
-        """Where weights meet data, and what clipping costs there; found when first asked for."""
-        return self.make_report()
 
 
 def trace_example(model: Any, rows: Tree) -> ExampleTrace:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from keras_dp.clipping.jaxpr.compat import primitives
-from keras_dp.clipping.jaxpr.program import Loop, make_program, rewrite
-from keras_dp.clipping.jaxpr.reach import reached
+from keras_dp.backend.jax.clipping.jaxpr.compat import primitives
+from keras_dp.backend.jax.clipping.jaxpr.program import Loop, make_program, rewrite
+from keras_dp.backend.jax.clipping.jaxpr.reach import reached
 
 
 @jax.jit

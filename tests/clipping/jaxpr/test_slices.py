@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 
 from keras_dp import clipping
-from keras_dp.clipping.jaxpr import choose
-from keras_dp.clipping.jaxpr.rules import slices
+from keras_dp.backend.jax.clipping.jaxpr import choose
+from keras_dp.backend.jax.clipping.jaxpr.rules import slices
 from tests.clipping.rules.checks import agree, convolve, problem, wave
 
 GIB = 2**30

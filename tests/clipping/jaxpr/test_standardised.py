@@ -7,8 +7,8 @@ import pytest
 from jax import lax
 
 from keras_dp import clipping
-from keras_dp.clipping.explain import Report
-from keras_dp.clipping.jaxpr import assemble, report
+from keras_dp.backend import Report
+from keras_dp.backend.jax.clipping.jaxpr import assemble, report
 from tests.clipping.rules.checks import convolve
 
 OTHERS = (0, 1, 2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_dp import clipping
-from keras_dp.clipping.jaxpr import assemble, compat
+from keras_dp.backend.jax.clipping.jaxpr import assemble, compat
 from tests import forked
 
 

@@ -12,8 +12,8 @@ from jax import lax
 
 import keras_dp
 from keras_dp import clipping
-from keras_dp.clipping.jaxpr.assemble import trace
-from keras_dp.clipping.jaxpr.program import Region
+from keras_dp.backend.jax.clipping.jaxpr.assemble import trace
+from keras_dp.backend.jax.clipping.jaxpr.program import Region
 from keras_dp.optimizers import DPSGD
 from tests.clipping.rules.checks import QUICK, agree, convolve, problem, wave
 from tests.kinds import crossentropy
