@@ -25,11 +25,6 @@ from tests.kinds import Case, crossentropy
 CLIP_NORM = 0.3
 
 
-def plain_twin(model):
-    """A Keras model of the classifier's own layers, with what it trains."""
-    return keras.Model(inputs := keras.Input(model.input_shape[1:]), model(inputs, training=True))
-
-
 @pytest.mark.parametrize("mode", ["head", "bias", "all"])
 def test_an_update_of_a_classifier_equals_the_loop_and_nothing_frozen_moves(mode):
     model = compiled(Classifier(nested(), CLASSES, trainable=mode, head_init=0.5), CLIP_NORM)
