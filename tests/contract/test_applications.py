@@ -62,8 +62,10 @@ def test_a_classifier_is_saved_and_loaded_with_its_count(tmp_path):
     np.testing.assert_allclose(
         loaded.predict(TOKENS, verbose=0), model.predict(TOKENS, verbose=0), atol=1e-6
     )
-    loaded.fit(TOKENS, Y, epochs=1, verbose=0)
-    assert loaded.ledger.updates == 3
+    assert loaded.ledger.updates == 2
+    assert [v.path for v in loaded.trainable_variables] == [
+        v.path for v in model.trainable_variables
+    ]
 
 
 def test_the_first_update_of_a_head_is_the_closed_form():
@@ -104,7 +106,7 @@ def test_least_squares_without_noise_is_the_closed_form():
 def test_every_release_of_a_solver_has_noise_of_its_sensitivity_and_is_counted():
     rng = np.random.default_rng(0)
     solver = LeastSquares(clip_norm=0.5, noise_multiplier=3.0)
-    seen = observe(solver, rng.normal(size=(24, 60)), np.arange(24) % 3, 3)
+    seen = observe(solver, rng.normal(size=(24, 200)), np.arange(24) % 3, 3)
     bounds = {"class sums": 0.5, "second moments": 0.25, "second moments of each class": 0.25}
     assert {part.release[0] for part in seen} == set(bounds)
     for name, bound in bounds.items():

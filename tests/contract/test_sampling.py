@@ -1,5 +1,7 @@
 """Who takes part in an update: by the stated law, and once at most."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -13,10 +15,7 @@ from tests.trained import BATCH, BATCHES, SIZE, X, Y, assert_same_weights
 
 
 def test_poisson_takes_every_example_with_its_rate_once_at_most():
-    """40 updates on 60 examples at a rate of 1/3; counts within five deviations, told from others.
-
-    It fails by chance once in 1e6 runs.
-    """
+    """40 updates on 60 examples; counts within five deviations, told from those of other rates."""
     size, rate, updates = 60, 1 / 3, 40
     taken = Taken(size, microbatch_size=4)
     drawn = np.array([taken.fit(round(size * rate), 1) for _ in range(updates)])
@@ -28,7 +27,7 @@ def test_poisson_takes_every_example_with_its_rate_once_at_most():
     assert abs(deviations(rate)) < 5
     assert all(abs(deviations(rate * wrong)) > 5 for wrong in (2 / 3, 3 / 2))
     sizes = drawn.sum(axis=1)  # independent draws: their number varies as a binomial one
-    assert 0.4 < sizes.var() / (size * rate * (1 - rate)) < 2
+    assert 0.3 < sizes.var() / (size * rate * (1 - rate)) < 2
     assert len(np.unique(drawn, axis=0)) == updates
 
 
@@ -54,7 +53,7 @@ def test_a_truncated_batch_is_never_larger_than_declared():
 
 def test_an_empty_draw_is_a_noisy_counted_update():
     """At a rate of one in a hundred, nobody is drawn in one of three updates."""
-    made = Noise(units=500)
+    made = Noise(units=500, seed=0)
     made.size, made.batch_size = 100, 1
     draw, drawn = sampling.Poisson.draw, []
 
@@ -73,9 +72,8 @@ def test_an_empty_draw_is_a_noisy_counted_update():
 
 def test_the_sum_is_divided_by_the_declared_batch_size():
     """`Taken` multiplies with it: any other divisor would give no whole numbers."""
-    counts = [Taken(40).fit(10, 1).sum() for _ in range(2)]
     taken = Taken(40)
-    counts += [taken.fit(10, 1).sum() for _ in range(20)]
+    counts = [taken.fit(10, 1).sum() for _ in range(20)]
     assert len(set(counts)) > 3
     assert 7 < np.mean(counts) < 13
 
@@ -91,22 +89,20 @@ def test_a_streams_batches_are_updates_in_their_order():
 
 
 KINDS = {
-    "PyDataset": lambda: Batches(X, Y, batch_size=BATCH),
-    "examples": lambda: Examples(X, Y),
+    "PyDataset": lambda: (Batches(X, Y, batch_size=BATCH),),
+    "examples": lambda: (Examples(X, Y),),
+    "tensors": lambda: (keras.ops.convert_to_tensor(X), Y),
 }
+
+
+@functools.cache
+def on_arrays():
+    return trained.trained(X, Y, epochs=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_kinds_of_data_give_the_update_of_equal_arrays(kind):
-    settings = {"steps_per_epoch": 3, "epochs": 1}
-    assert_same_weights(
-        trained.trained(KINDS[kind](), **settings), trained.trained(X, Y, **settings)
-    )
-
-
-def test_inputs_may_be_tensors_of_the_backend():
-    x = keras.ops.convert_to_tensor(X)
-    assert_same_weights(trained.trained(x, Y, epochs=1), trained.trained(X, Y, epochs=1))
+    assert_same_weights(trained.trained(*KINDS[kind](), epochs=1), on_arrays())
 
 
 def test_epsilon_is_that_of_the_sampling():
