@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import pytest
 
 from keras_dp.optimizers import DPSGD
 from tests.kinds import crossentropy, make, tiny, tiny_data
@@ -36,8 +35,7 @@ def test_an_epoch_is_round_n_over_batch_updates():
     assert model.ledger.updates == updates + 4
 
 
-@pytest.mark.parametrize("steps", [2, 3])
-def test_steps_per_execution_makes_every_update_and_counts_it(steps):
+def test_steps_per_execution_makes_every_update_and_counts_it():
     def trained(steps):
         optimizer = DPSGD(0.1, clip_norm=1.0, noise_multiplier=1.0, seed=1)
         model, recorder = tiny(optimizer=optimizer, steps_per_execution=steps), Recorder()
@@ -45,8 +43,8 @@ def test_steps_per_execution_makes_every_update_and_counts_it(steps):
         model.fit(*tiny_data(), batch_size=20, callbacks=[recorder], verbose=0)
         return model, recorder.batches
 
-    model, batches = trained(steps)
-    assert (model.ledger.updates, batches) == (5, -(-5 // steps))
+    model, batches = trained(2)
+    assert (model.ledger.updates, batches) == (5, 3)
     for ours, theirs in zip(model.get_weights(), trained(1)[0].get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 

@@ -29,20 +29,20 @@ MUTATIONS = {
         "step.py",
         "mechanism.noise_multiplier * rule.sensitivity(clip_norm)",
         "0.5 * mechanism.noise_multiplier * rule.sensitivity(clip_norm)",
-        (RELEASED + "[64-gaussian]",),
+        (RELEASED + "[gaussian-64]",),
     ),
     "noise for every microbatch": Mutation(
         "step.py",
         "    return [total + new for total, new in zip(sums, added, strict=True)], metrics",
         "    added = noise.add_noise(added, noise.noise_key(None, 0), 1.0)\n"
         "    return [total + new for total, new in zip(sums, added, strict=True)], metrics",
-        (RELEASED + "[4-gaussian]",),
+        (RELEASED + "[gaussian-4]",),
     ),
     "one key for all updates": Mutation(
         "run.py",
         "noise.noise_key(self.seed, self.guard.ledger.updates, self.plan.noise)",
         "noise.noise_key(0, 0, self.plan.noise)",
-        (RELEASED + "[64-gaussian]",),
+        (RELEASED + "[gaussian-64]",),
     ),
     "an update not counted": Mutation(
         "executor.py",

@@ -14,8 +14,9 @@ from tests.contract.released import Noise, fits, has_law, related
 RULES = sorted(clipping.CLIP_RULES)
 
 
-@pytest.mark.parametrize("kind", NOISES)
-@pytest.mark.parametrize("microbatch_size", [64, 4])
+@pytest.mark.parametrize(
+    ("kind", "microbatch_size"), [("gaussian", 64), ("gaussian", 4), ("discrete_gaussian", 4)]
+)
 def test_an_update_releases_noise_of_the_promised_scale_once(kind, microbatch_size):
     """Standard deviation noise_multiplier * clip_norm on the sum, whatever the microbatches."""
     made = Noise(noise=kind, compiling={"microbatch_size": microbatch_size})

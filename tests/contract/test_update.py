@@ -129,10 +129,19 @@ def test_the_cut_into_microbatches_changes_nothing():
 
 
 def test_run_eagerly_gives_the_compiled_update():
-    case = linear()
-    grads = oracle.gradients(case)
-    ours = update(case, 0.3, compiling={"run_eagerly": True, "microbatch_size": 8})
-    assert_close(ours, oracle.clipped_sum(grads, 0.3))
+    x, y = kinds.tiny_data(SIZE)
+    found = []
+    for eager in (False, True):
+        model = kinds.tiny(
+            optimizer=DPSGD(0.5, clip_norm=0.7, noise_multiplier=0.5, seed=2),
+            sampling="full_batch",
+            microbatch_size=8,
+            run_eagerly=eager,
+        )
+        model.set_weights([np.ones((4, 3)), np.zeros(3)])
+        model.fit(x, y, verbose=0)
+        found.append(model.get_weights())
+    assert_close(*found, rtol=0, atol=1e-6)
 
 
 def test_examples_that_are_not_finite_add_nothing():
