@@ -8,15 +8,7 @@ import keras
 
 from keras_dp.backend.report import Report
 
-if TYPE_CHECKING or keras.backend.backend() == "jax":
-    from keras_dp.backend.jax import *
-else:
-    raise ImportError(
-        "keras_dp trains on Keras' JAX backend. Set the environment variable KERAS_BACKEND=jax "
-        f"before Keras is imported. Active backend: {keras.backend.backend()!r}."
-    )
-
-__all__ = [
+_NAMES = [
     "FLOAT16_SCALE",
     "NOISE_KEY_BYTES",
     "ExampleTrace",
@@ -59,3 +51,9 @@ __all__ = [
     "wait",
     "written_once",
 ]
+
+if TYPE_CHECKING or keras.backend.backend() == "jax":
+    from keras_dp.backend.jax import *
+else:
+    from keras_dp.backend.tensorflow import *
+__all__ = _NAMES

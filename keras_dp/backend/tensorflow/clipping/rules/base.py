@@ -1,0 +1,55 @@
+"""What a rule is, and how operations get theirs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from keras_dp.backend.tensorflow.clipping.contributions import Contribution
+from keras_dp.backend.tensorflow.clipping.flow import DATA, Flow, Site
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How every example's gradient at a site follows from its output's cotangents.
+
+    Attributes:
+        name: What `explain` calls it; nothing where gradients are simply written out.
+        reads: Tensors of one example that it needs besides the cotangent.
+        contribution: `contribution(cotangents, *reads)` with an axis of examples in front of each,
+            all floating ones in float32.
+    """
+
+    name: str
+    reads: tuple[Any, ...]
+    contribution: Callable[..., Contribution]
+
+
+Maker = Callable[[Site], Rule | None]
+
+RULES: dict[str, Maker] = {}
+"""Makers of rules by the type of the operation. They return `None` where they do not apply."""
+
+
+def rule_for(*types: str) -> Callable[[Maker], Maker]:
+    """Register a maker of rules for operations of these types."""
+
+    def register(maker: Maker) -> Maker:
+        RULES.update(dict.fromkeys(types, maker))
+        return maker
+
+    return register
+
+
+def find_rule(site: Site, flow: Flow) -> Rule | None:
+    """Return the rule for a site, or `None` where the gradient of the operation must do.
+
+    Every rule is for one output of known shape, and one input that depends on data.
+    """
+    op = site.op
+    known = all(t.shape.is_fully_defined() for t in (*op.inputs, *op.outputs))
+    others = [flow.of(tensor) for i, tensor in enumerate(op.inputs) if i != site.index]
+    plain = sum(bool(colour & DATA) for colour in others) == 1
+    own = op.type not in RULES or len(op.outputs) != 1 or "_gradient_op_type" in op.node_def.attr
+    if not known or not plain or own:
+        return None
+    return RULES[op.type](site)
