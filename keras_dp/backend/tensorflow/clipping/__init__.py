@@ -51,6 +51,7 @@ def clipped_sum(
     if loss_scale is not None:
         compute = with_loss_scale(compute, loss_scale, views)
 
+    @tf.autograph.experimental.do_not_convert
     def clip_and_sum(params: Tree, batch: Tree, mask: Any = None) -> ClippedSum:
         params = tf.nest.map_structure(tf.convert_to_tensor, params)
         rows = Packed(batch)
@@ -73,20 +74,15 @@ def clipped_sum(
 
 def in_graph(compute: Callable[..., ClippedSum], *arguments: Any) -> ClippedSum:
     """Compute in the graph that is being made, or in one of its own."""
-    plain = tf.autograph.experimental.do_not_convert(compute)
     if not tf.executing_eagerly():
-        return plain(*arguments)
+        return compute(*arguments)
     packed: list[Packed] = []
-
-    def flat(*given: Any) -> list[Any]:
-        packed.append(Packed(plain(*given)))
-        return packed[0].tensors
-
     params, batch, mask, clip = arguments
     rows = Packed(batch)
 
     def traced(params: Tree, leaves: list[Any], mask: Any) -> list[Any]:
-        return flat(params, rows.unpacked(leaves), mask, clip)
+        packed.append(Packed(compute(params, rows.unpacked(leaves), mask, clip)))
+        return packed[0].tensors
 
     tensors = tf.function(traced, autograph=False)(params, rows.tensors, mask)
     return packed[0].unpacked(tensors)

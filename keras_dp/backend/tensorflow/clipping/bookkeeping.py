@@ -10,6 +10,7 @@ from keras_dp.backend.tensorflow.clipping.contributions import Contribution, Wri
 from keras_dp.backend.tensorflow.clipping.flow import Flow, Site
 from keras_dp.backend.tensorflow.clipping.groups import gradients_of, make_groups
 from keras_dp.backend.tensorflow.clipping.rules import Rule, find_rule
+from keras_dp.backend.tensorflow.clipping.tracing import open_functions
 from keras_dp.backend.tensorflow.clipping.trees import Packed
 from keras_dp.clip_rules.factors import Clip
 from keras_dp.types import ClippedSum, Tree
@@ -85,7 +86,8 @@ class Traced:
         zero: Any,
         views: int,
     ) -> None:
-        self.loss, self.aux = loss_fn(params, example)
+        with open_functions():
+            self.loss, self.aux = loss_fn(params, example)
         self.weights = tf.nest.flatten(params)
         total = tf.cast(self.loss, tf.float32) + zero  # so that every weight meets data
         data = [zero, *Packed(example).tensors]

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_dp.backend.tensorflow.clipping.bookkeeping import vectorised
+from keras_dp.backend.tensorflow.clipping.tracing import open_functions
 from keras_dp.backend.tensorflow.clipping.trees import Packed
 from keras_dp.clip_rules.factors import Clip
 from keras_dp.types import ClippedSum, Tree
@@ -26,7 +27,8 @@ def clipped_sum(
     packed: list[Packed] = []
 
     def one(leaves: list[Any]) -> list[Any]:
-        loss, aux = loss_fn(params, rows.unpacked(leaves))
+        with open_functions():
+            loss, aux = loss_fn(params, rows.unpacked(leaves))
         zero = tf.UnconnectedGradients.ZERO
         gradients = tf.gradients(loss, weights, unconnected_gradients=zero)
         packed.append(Packed(aux))

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_dp.backend.tensorflow.clipping.contributions import Contribution
 from keras_dp.backend.tensorflow.clipping.flow import DATA, Flow, Site
+from keras_dp.backend.tensorflow.clipping.tracing import OWN_GRADIENT
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ def find_rule(site: Site, flow: Flow) -> Rule | None:
     known = all(t.shape.is_fully_defined() for t in (*op.inputs, *op.outputs))
     others = [flow.of(tensor) for i, tensor in enumerate(op.inputs) if i != site.index]
     plain = sum(bool(colour & DATA) for colour in others) == 1
-    own = op.type not in RULES or len(op.outputs) != 1 or "_gradient_op_type" in op.node_def.attr
-    if not known or not plain or own:
+    if not known or not plain or op.type not in RULES or len(op.outputs) != 1 or _odd(op):
         return None
     return RULES[op.type](site)
+
+
+def _odd(op: Any) -> bool:
+    """Whether somebody else gave the operation a gradient of its own."""
+    if "_gradient_op_type" not in op.node_def.attr:
+        return False
+    return op.get_attr("_gradient_op_type").decode() != OWN_GRADIENT
