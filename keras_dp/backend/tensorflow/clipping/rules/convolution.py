@@ -49,28 +49,42 @@ class Window:
             before = tuple(max(r - n, 0) // 2 for r, n in zip(reach, image[1:-1], strict=True))
         return cls(size, strides, dilations, before)
 
-    def padded(self, image: Any, output: Any) -> Any:
-        """Return the image with zeros around it, as far as the outputs look."""
-        reach = _reach(output.shape[1:-1], self.kernel, self.strides, self.dilations)
-        after = [
-            max(r - n - b, 0)
-            for r, n, b in zip(reach, image.shape[1:-1], self.before, strict=True)
-        ]
-        around = list(zip(self.before, after, strict=True))
-        return tf.pad(image, [(0, 0), *around, (0, 0)]) if any(map(any, around)) else image
+    def slices(self, images: Any, outputs: Any) -> list[Any]:
+        """Return, for each of the kernel's entries in order, what it is multiplied with.
 
-    def slices(self, image: Any, output: Any) -> list[Any]:
-        """Return, for each of the kernel's entries in order, what it is multiplied with."""
-        image, sizes = self.padded(image, output), output.shape[1:-1]
-        steps = list(zip(self.dilations, sizes, self.strides, strict=True))
+        Where outputs are more than one step apart, images are first split into those of every
+        first, second, ... row and column: TensorFlow is slow to take every second number.
+
+        Args:
+            images: Shape `(images, height, width, channels)`, or with more or fewer such axes.
+            outputs: Shape `(images, height, width, filters)`.
+        """
+        sizes = tuple(outputs.shape[1:-1])
+        phases = self._phases(images, sizes)
         found = []
-        for offset in itertools.product(*map(range, self.kernel)):
-            places = (
-                slice(o * d, o * d + (n - 1) * s + 1, s)
-                for o, (d, n, s) in zip(offset, steps, strict=True)
-            )
-            found.append(image[(slice(None), *places)])
+        for entry in itertools.product(*map(range, self.kernel)):
+            steps = [o * d for o, d in zip(entry, self.dilations, strict=True)]
+            phase = tuple(p % s for p, s in zip(steps, self.strides, strict=True))
+            begin = [p // s for p, s in zip(steps, self.strides, strict=True)]
+            found.append(tf.slice(phases[phase], (0, *begin, 0), (-1, *sizes, -1)))
         return found
+
+    def _phases(self, images: Any, sizes: tuple[int, ...]) -> dict[tuple[int, ...], Any]:
+        """Pad the images, and split them by what their places leave when divided by the strides."""
+        reach = _reach(sizes, self.kernel, self.strides, self.dilations)
+        wanted = [-(-r // s) * s for r, s in zip(reach, self.strides, strict=True)]
+        each = zip(wanted, images.shape[1:-1], self.before, strict=True)
+        around = [(b, max(w - n - b, 0)) for w, n, b in each]
+        if any(map(any, around)):
+            images = tf.pad(images, [(0, 0), *around, (0, 0)])
+        if set(self.strides) == {1}:
+            return {(0,) * len(sizes): images}
+        count, channels, axes = images.shape[0], images.shape[-1], len(sizes)
+        images = tf.slice(images, [0] * (axes + 2), (count, *wanted, channels))
+        split = [n for w, s in zip(wanted, self.strides, strict=True) for n in (w // s, s)]
+        order = (*range(2, 2 * axes + 1, 2), 0, *range(1, 2 * axes, 2), 2 * axes + 1)
+        parts = tf.transpose(tf.reshape(images, (count, *split, channels)), order)
+        return {phase: parts[phase] for phase in itertools.product(*map(range, self.strides))}
 
 
 def _reach(
