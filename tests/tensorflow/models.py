@@ -2,10 +2,12 @@
 
 import keras
 import numpy as np
-from keras import layers as L
+import tensorflow as tf
 from keras import ops
 
 import keras_dp
+
+L = keras.layers
 
 SIZE = 5
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -168,10 +170,36 @@ class Odd(L.Layer):
         self.token = self.add_weight(shape=(1, 1, shape[-1]), name="token")
 
     def call(self, inputs):
-        x = ops.maximum(inputs, self.w) / (2.0 + ops.square(self.w) * ops.cast(inputs > 0, "float32"))
+        x = ops.maximum(inputs, self.w) / (
+            2.0 + ops.square(self.w) * ops.cast(inputs > 0, "float32")
+        )
         x = ops.matmul(self.p, x)
         self.add_loss(ops.sum(ops.square(self.w)))
-        return ops.concatenate([ops.broadcast_to(self.token, (ops.shape(x)[0], 1, x.shape[-1])), x], axis=1)
+        return ops.concatenate(
+            [ops.broadcast_to(self.token, (ops.shape(x)[0], 1, x.shape[-1])), x], axis=1
+        )
+
+
+class Loop(L.Layer):
+    """A loop whose body has weights."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], shape[-1]), name="w")
+
+    def call(self, inputs):
+        w = ops.convert_to_tensor(self.w)
+        return ops.fori_loop(0, 3, lambda i, x: ops.tanh(ops.matmul(x, w)), inputs)
+
+
+class Compiled(L.Layer):
+    """Calls a function that TensorFlow compiles by itself."""
+
+    def build(self, shape):
+        self.dense = L.Dense(2)
+        self.dense.build(shape)
+
+    def call(self, inputs):
+        return tf.function(self.dense, autograph=False)(inputs)
 
 
 MODELS = {
@@ -187,7 +215,9 @@ MODELS = {
     "separable": lambda: image(L.SeparableConv2D(4, 3, padding="same")),
     "transposed": lambda: image(L.Conv2DTranspose(4, 3, strides=2, padding="same")),
     "transposed valid": lambda: image(L.Conv2DTranspose(17, 3, strides=2), L.Conv2D(3, 2)),
-    "pooling": lambda: image(L.Conv2D(4, 3), L.MaxPooling2D(), L.Conv2D(4, 2), L.AveragePooling2D(2)),
+    "pooling": lambda: image(
+        L.Conv2D(4, 3), L.MaxPooling2D(), L.Conv2D(4, 2), L.AveragePooling2D(2)
+    ),
     "upsampling": lambda: image(L.Conv2D(4, 3), L.UpSampling2D(), L.ZeroPadding2D(1)),
     "group norm": lambda: image(L.Conv2D(4, 3), L.GroupNormalization(2), L.ReLU()),
     "layer norm": lambda: image(L.Conv2D(4, 3), L.LayerNormalization(), L.PReLU()),
@@ -200,7 +230,9 @@ MODELS = {
     "time distributed": lambda: sequence(
         L.Reshape((6, 2, 2, 1)), L.TimeDistributed(L.Conv2D(3, 2)), L.Flatten()
     ),
-    "einsum": lambda: sequence(L.EinsumDense("abc,cde->abde", (6, 2, 3), bias_axes="de"), L.Flatten()),
+    "einsum": lambda: sequence(
+        L.EinsumDense("abc,cde->abde", (6, 2, 3), bias_axes="de"), L.Flatten()
+    ),
     "embedding": lambda: text(L.Flatten()),
     "embedding masked": lambda: text(L.GlobalAveragePooling1D(), mask_zero=True),
     "tied": tied,
@@ -219,6 +251,8 @@ MODELS = {
     "frozen batch norm": frozen_batch_norm,
     "penalised": penalised,
     "derived": lambda: sequence(Scale(), L.Flatten()),
+    "loop": lambda: sequence(Loop(), L.Flatten()),
+    "function in a function": lambda: sequence(Compiled(), L.Flatten()),
     "odd": lambda: sequence(Odd(), L.Flatten()),
     "conv3d": lambda: sequence(L.Reshape((2, 3, 2, 2)), L.Conv3D(3, 2), L.Flatten()),
 }

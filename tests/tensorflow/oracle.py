@@ -46,9 +46,7 @@ def clipped(model, rows, valid=None, clip_norm=1.0):
         position = tf.range(size)
         examples = {"x": x, "y": y, "sample_weight": weight, "position": position}
         valid_rows = tf.constant(valid)
-        return backend.clip_examples(
-            model, params, state, metrics, examples, valid_rows, clip_norm
-        )
+        return backend.clip_examples(model, params, state, metrics, examples, valid_rows, clip_norm)
 
     return compute(x, y, weight)
 
@@ -98,7 +96,9 @@ def looped(model, rows, clip_norm=1.0):
         losses.append(loss)
         if np.isfinite(norm):
             for total, layer, g in zip(sums, layers, gradients, strict=True):
-                total += g * _number(rule.factors(np.float32(squares[layer] ** 0.5), clip_norm, count))
+                total += g * _number(
+                    rule.factors(np.float32(squares[layer] ** 0.5), clip_norm, count)
+                )
     return sums, np.array(norms), np.array(losses)
 
 

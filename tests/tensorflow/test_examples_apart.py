@@ -4,13 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers as L
 from keras import ops
 
 from keras_dp import backend
 from keras_dp.clip_rules import CLIP_RULES
 from tests.tensorflow.models import MODELS, SIZE, SPARSE, draw, labels, mlp
 from tests.tensorflow.oracle import build, check, clipped, looped, private, values
+
+L = keras.layers
 
 
 @pytest.mark.parametrize("name", CLIP_RULES)
@@ -90,7 +91,9 @@ def test_dropout_masks_are_others_after_the_state_has_advanced():
 
 
 def test_a_batch_normalization_that_trains_is_known_to_store_data():
-    model = keras.Sequential([keras.Input((3,)), L.Dense(2), L.BatchNormalization(), L.Dropout(0.5)])
+    model = keras.Sequential(
+        [keras.Input((3,)), L.Dense(2), L.BatchNormalization(), L.Dropout(0.5)]
+    )
     model = private(model, "mse")
     traced = build(model, (draw(3), draw(2), None))
     names = [model.non_trainable_variables[i].name for i in traced.data_dependent]

@@ -17,13 +17,16 @@ def placement():
         shards = 1
         spread = False
         misplaced = staticmethod(lambda variables: [])
+
     return One()
 
 
 def __getattr__(name):  # stub until the rest is merged
     from keras_dp.backend import _NAMES, Report
+
     if name in _NAMES:
         return Report if name == "Report" else (lambda *a, **k: contextlib.nullcontext())
     raise AttributeError(name)
+
 
 from keras_dp.backend import _NAMES as __all__

@@ -148,4 +148,3 @@ def _check_params(params: Tree) -> None:
                 "`params` must hold floating point tensors, since they are differentiated. "
                 f"Received {leaf.dtype.name} at params{''.join(f'[{key!r}]' for key in path)}."
             )
-

@@ -39,16 +39,21 @@ class Use:
         return Written(stacked[0]) if self.rule is None else self.rule.contribution(*stacked)
 
 
+def has_gradient(tensor: Any) -> bool:
+    """Whether derivatives with respect to a tensor exist; lists of tensors are variants."""
+    return tensor.dtype.is_floating or tensor.dtype.is_complex or tensor.dtype == tf.variant
+
+
 def find_uses(loss: Any, flow: Flow) -> list[Use]:
     """Return all sites through which the loss depends on weights, with their cotangents."""
     outputs = list({t.ref(): t for site in flow.sites for t in site.op.outputs}.values())
-    floating = [t for t in outputs if t.dtype.is_floating]
-    found = tf.gradients(loss, floating) if floating else []
-    cotangents = {t.ref(): g for t, g in zip(floating, found, strict=True) if g is not None}
+    smooth = [tensor for tensor in outputs if has_gradient(tensor)]
+    found = tf.gradients(loss, smooth) if smooth else []
+    cotangents = {t.ref(): g for t, g in zip(smooth, found, strict=True) if g is not None}
     uses = []
     for site in flow.sites:
         reached = [t for t in site.op.outputs if t.ref() in cotangents]
-        if not reached or not site.weight.dtype.is_floating:
+        if not reached or not has_gradient(site.weight):
             continue
         own = [tf.convert_to_tensor(cotangents[t.ref()]) for t in reached]
         rule = find_rule(site, flow)

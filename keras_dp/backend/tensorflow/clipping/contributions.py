@@ -104,9 +104,7 @@ class Factored:
             return tf.transpose(self.flipped.total(factors))
         columns = tf.reshape(self.columns * factors[:, None, None], (-1, self.size[1]))
         if self.rows.shape.rank == 2:
-            return tf.math.unsorted_segment_sum(
-                columns, tf.reshape(self.rows, (-1,)), self.size[0]
-            )
+            return tf.math.unsorted_segment_sum(columns, tf.reshape(self.rows, (-1,)), self.size[0])
         rows = tf.reshape(self.rows, (-1, self.size[0]))
         return tf.matmul(rows, columns, transpose_a=True)
 

@@ -10,10 +10,11 @@ import tensorflow as tf
 from keras_dp.augmentation import SEED_STATE
 from keras_dp.backend.tensorflow.clipping import clipped_sum
 from keras_dp.backend.tensorflow.clipping.loss_scale import FLOAT16_SCALE
+from keras_dp.backend.tensorflow.clipping.trees import Packed
 from keras_dp.types import ClippedSum, Tree
 
-UNROLLED = 512
-"""Recurrent layers over at most so many steps are traced step by step, without a loop."""
+UNROLLED = 256
+"""Recurrent layers are traced step by step, where no input is longer than this."""
 
 LossFunction = Callable[[list[Any], Tree], tuple[Any, Tree]]
 
@@ -94,7 +95,7 @@ def example_loss(
         state = non_trainable
         if own_seeds:
             state = _own_randomness(model, state, example["places"])
-        with model.example_by_example(), _without_loops(model):
+        with model.example_by_example(), _step_by_step(model, x):
             loss, y_pred, state, changed = _loss_and_updates(
                 model, (params, state, metrics), (x, y, weight)
             )
@@ -135,20 +136,22 @@ def loss_scale(model: Any) -> float | None:
 
 
 @contextlib.contextmanager
-def _without_loops(model: Any) -> Iterator[None]:
-    """Trace recurrent layers step by step, so that each step's products are seen."""
-    before = [
-        (layer, layer.unroll)
+def _step_by_step(model: Any, x: Tree) -> Iterator[None]:
+    """Trace recurrent layers without a loop, so that the products of each step are seen."""
+    lengths = [leaf.shape[1] for leaf in Packed(x).tensors if leaf.shape.rank > 1]
+    looped = [
+        layer
         for layer in model._flatten_layers()
         if isinstance(layer, keras.layers.RNN) and not layer.unroll
     ]
+    unrolled = looped if max(lengths, default=0) <= UNROLLED else []
     try:
-        for layer, _ in before:
+        for layer in unrolled:
             layer.unroll = True
         yield
     finally:
-        for layer, unroll in before:
-            layer.unroll = unroll
+        for layer in unrolled:
+            layer.unroll = False
 
 
 def _rows(examples: Tree, viewed: bool, views: int) -> Tree:

@@ -80,11 +80,11 @@ class Flow:
             The tensor where that ends, and whether it is transposed on the way, as a matrix.
         """
         flipped = False
-        while not self._is_source(tensor):
+        while not self._is_source(tensor) and tensor.dtype.is_floating:
             op = tensor.op
             if op.type == "Transpose" and tensor.shape.rank == 2 and _swaps(op):
                 flipped = not flipped
-            elif op.type not in _VIEWS or flipped:
+            elif op.type not in _VIEWS or flipped or not op.inputs[0].dtype.is_floating:
                 break
             tensor = op.inputs[0]
         return tensor, flipped

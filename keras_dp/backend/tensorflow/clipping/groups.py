@@ -148,15 +148,15 @@ def gradients_of(
         return WrittenGradients([tf.zeros((size, *shape))])
     if not meets_directly(group, flow, weights, met, contributions):
         return _pulled_back(group, weights, met, contributions)
-    direct = [
-        contributions[use].flipped if flow.view(met[use])[1] else contributions[use]
-        for use in group.uses
-    ]
-    direct = _joined(direct)
+    direct = _joined([_as_met(contributions[use], flow.view(met[use])[1]) for use in group.uses])
     parts = [each for each in direct if isinstance(each, Factored)]
     if len(parts) == len(direct) and _by_products(parts):
         return FactoredGradients(parts, shape)
     return WrittenGradients([sum(tf.reshape(each.written(), (size, *shape)) for each in direct)])
+
+
+def _as_met(contribution: Contribution, flipped: bool) -> Contribution:
+    return contribution.flipped if flipped and isinstance(contribution, Factored) else contribution
 
 
 def meets_directly(

@@ -51,7 +51,7 @@ def with_loss_scale(compute: Compute, first: float, views: int = 1) -> Compute:
             result = compute(_scaled(loss_fn), params, rows, mask, replace(clip, scales=scales))
             losses, aux = result.aux
             packed.append(Packed(result._replace(losses=losses, aux=aux)))
-            return packed[0].tensors
+            return packed[-1].tensors
 
         def unsettled(scales: Any, again: Any, *_: Any) -> Any:
             del scales

@@ -37,8 +37,7 @@ def report(traced: Traced, names: Sequence[str], views: int = 1) -> Report:
     with traced.loss.graph.as_default():
         zeros = [[tf.zeros((views, *t.shape), t.dtype) for t in use.reads] for use in traced.uses]
         contributions = [
-            use.contribution(own).joined(views)
-            for use, own in zip(traced.uses, zeros, strict=True)
+            use.contribution(own).joined(views) for use, own in zip(traced.uses, zeros, strict=True)
         ]
         for group in make_groups(flow, weights, met):
             direct = meets_directly(group, flow, weights, met, contributions)

@@ -47,10 +47,13 @@ def find_rule(site: Site, flow: Flow) -> Rule | None:
     Every rule is for one output of known shape, and one input that depends on data.
     """
     op = site.op
+    if not op.outputs:
+        return None
     known = all(t.shape.is_fully_defined() for t in (*op.inputs, *op.outputs))
     others = [flow.of(tensor) for i, tensor in enumerate(op.inputs) if i != site.index]
     plain = sum(bool(colour & DATA) for colour in others) == 1
-    if not known or not plain or op.type not in RULES or len(op.outputs) != 1 or _odd(op):
+    real = op.outputs[0].dtype.is_floating and site.weight.dtype.is_floating
+    if not known or not plain or not real or op.type not in RULES or len(op.outputs) != 1 or _odd(op):
         return None
     return RULES[op.type](site)
 

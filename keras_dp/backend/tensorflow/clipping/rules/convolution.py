@@ -128,7 +128,9 @@ def _depthwise(site: Site) -> Rule | None:
     def contribution(outputs: Any, images: Any) -> Written:
         examples, (images, outputs) = int(images.shape[0]), map(_images, (images, outputs))
         if shape[3] == 1:
-            sums = [tf.reduce_sum(each * outputs, (1, 2)) for each in window.slices(images, outputs)]
+            sums = [
+                tf.reduce_sum(each * outputs, (1, 2)) for each in window.slices(images, outputs)
+            ]
         else:
             slices = window.slices(images, outputs)
             outputs = tf.reshape(outputs, (*outputs.shape[:-1], *shape[2:]))
