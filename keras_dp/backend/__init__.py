@@ -1,6 +1,6 @@
 """The chosen backend's functions: equal names in each, chosen once, here."""
 
-# ruff: noqa: F403, F405 - each backend has the names of `__all__`; tests/backend holds it.
+# ruff: noqa: F403 - each backend has the names of `__all__`; tests/backend holds it.
 
 from typing import TYPE_CHECKING
 

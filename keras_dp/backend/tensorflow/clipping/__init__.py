@@ -75,7 +75,9 @@ def clipped_sum(
 def in_graph(compute: Callable[..., ClippedSum], *arguments: Any) -> ClippedSum:
     """Compute in the graph that is being made, or in one of its own."""
     if not tf.executing_eagerly():
-        return compute(*arguments)
+        params, *others = arguments
+        # Of this graph, even where that is the body of a loop: weights are found by identity.
+        return compute(tf.nest.map_structure(tf.identity, params), *others)
     packed: list[Packed] = []
     params, batch, mask, clip = arguments
     rows = Packed(batch)

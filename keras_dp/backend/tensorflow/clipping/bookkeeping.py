@@ -6,11 +6,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_dp.backend.tensorflow.clipping import reference
 from keras_dp.backend.tensorflow.clipping.contributions import Contribution, Written
 from keras_dp.backend.tensorflow.clipping.flow import Flow, Site
 from keras_dp.backend.tensorflow.clipping.groups import gradients_of, make_groups
 from keras_dp.backend.tensorflow.clipping.rules import Rule, find_rule
-from keras_dp.backend.tensorflow.clipping.tracing import open_functions
+from keras_dp.backend.tensorflow.clipping.tracing import open_functions, vectorised
 from keras_dp.backend.tensorflow.clipping.trees import Packed
 from keras_dp.clip_rules.factors import Clip
 from keras_dp.types import ClippedSum, Tree
@@ -97,7 +98,7 @@ class Traced:
         total = tf.cast(self.loss, tf.float32) + zero  # so that every weight meets data
         data = [zero, *Packed(example).tensors]
         self.flow = Flow([total], self.weights, data)
-        self.uses = find_uses(total / views, self.flow)
+        self.uses = [] if self.flow.has_lists else find_uses(total / views, self.flow)
         self.met = [use.site.weight for use in self.uses]
 
 
@@ -136,12 +137,16 @@ def clipped_sum(
         one_traced = Traced(loss_fn, params, rows.unpacked(leaves), zero, views)
         traced.append(one_traced)
         packed.append(Packed(one_traced.aux))
+        if one_traced.flow.has_lists:
+            return [zero]
         reads = [tensor for use in one_traced.uses for tensor in use.reads]
         return [one_traced.loss, *packed[0].tensors, *reads]
 
     zeros = tf.zeros((size * views,), tf.float32)
     stacked = vectorised(one, [zeros, *rows.tensors])
     loss, (aux,) = traced[0], packed
+    if loss.flow.has_lists:
+        return reference.clipped_sum(loss_fn, params, batch, mask, clip, views)
     losses, *others = stacked
     aux_values, reads = others[: len(aux.tensors)], others[len(aux.tensors) :]
     contributions = []
@@ -175,20 +180,3 @@ def _clipped(
         for member, total in zip(group.members, own, strict=True):
             sums[member] = total
     return norms, sums
-
-
-def vectorised(function: Callable[[list[Any]], list[Any]], elements: list[Any]) -> list[Any]:
-    """Compute `function` of every element, with the shapes that are known of one."""
-    shapes: list[Any] = []
-
-    def noted(each: list[Any]) -> list[Any]:
-        results = function(each)
-        shapes.extend(result.shape for result in results)
-        return results
-
-    stacked = tf.vectorized_map(noted, elements, warn=False)
-    size = elements[0].shape[0]
-    return [
-        tf.ensure_shape(array, (size, *shape)) if shape.rank is not None else array
-        for array, shape in zip(stacked, shapes, strict=True)
-    ]

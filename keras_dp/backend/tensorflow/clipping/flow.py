@@ -59,6 +59,11 @@ class Flow:
         """Return what a tensor depends on: 0, `WEIGHTS`, `DATA` or the sum of both."""
         return self._colours.get(tensor.ref(), 0)
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether data go through lists of tensors, as loops have them, which do not vectorise."""
+        return any(tensor.dtype == tf.variant for tensor in self.from_data)
+
     def weights_behind(self, tensor: Any) -> list[Any]:
         """Return the weights that a tensor is computed from, and which depends on nothing else."""
         found, seen, stack = [], set(), [tensor]

@@ -48,7 +48,8 @@ def with_loss_scale(compute: Compute, first: float, views: int = 1) -> Compute:
 
         def attempt(scales: Any) -> list[Any]:
             rows = {"example": batch, "scale": tf.repeat(scales, views)}
-            result = compute(_scaled(loss_fn), params, rows, mask, replace(clip, scales=scales))
+            own = tf.nest.map_structure(tf.identity, params)  # of the graph of the loop's body
+            result = compute(_scaled(loss_fn), own, rows, mask, replace(clip, scales=scales))
             losses, aux = result.aux
             packed.append(Packed(result._replace(losses=losses, aux=aux)))
             return packed[-1].tensors

@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_dp.backend.tensorflow.clipping.bookkeeping import vectorised
-from keras_dp.backend.tensorflow.clipping.tracing import open_functions
+from keras_dp.backend.tensorflow.clipping.flow import Flow
+from keras_dp.backend.tensorflow.clipping.tracing import open_functions, vectorised
 from keras_dp.backend.tensorflow.clipping.trees import Packed
 from keras_dp.clip_rules.factors import Clip
 from keras_dp.types import ClippedSum, Tree
@@ -21,22 +21,41 @@ def clipped_sum(
     batch: Tree,
     mask: Any,
     clip: Clip,
+    views: int = 1,
 ) -> ClippedSum:
-    """Clip each example's gradient and sum, see `keras_dp.clipping.clipped_sum`."""
+    """Clip each example's gradient and sum, see `keras_dp.clipping.clipped_sum`.
+
+    Where loops collect their results in lists, which TensorFlow does not vectorise, one example
+    comes after another.
+    """
     weights, rows = tf.nest.flatten(params), Packed(batch)
     packed: list[Packed] = []
+    lists: list[bool] = []
+    kinds: list[Any] = []
 
     def one(leaves: list[Any]) -> list[Any]:
+        own = [tf.identity(weight) for weight in weights]
         with open_functions():
-            loss, aux = loss_fn(params, rows.unpacked(leaves))
-        zero = tf.UnconnectedGradients.ZERO
-        gradients = tf.gradients(loss, weights, unconnected_gradients=zero)
+            loss, aux = loss_fn(tf.nest.pack_sequence_as(params, own), rows.unpacked(leaves))
+        lists.append(Flow([loss], own, leaves).has_lists)
         packed.append(Packed(aux))
+        if lists == [True]:
+            sums = [tf.TensorSpec(weight.shape, tf.float32) for weight in own]
+            rest = [tf.TensorSpec(t.shape, t.dtype) for t in packed[0].tensors]
+            kinds.extend([tf.TensorSpec((), loss.dtype), *sums, *rest])
+            return [tf.constant(0.0)]
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tf.gradients(loss, own, unconnected_gradients=zero)
         grads = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
         return [loss, *grads, *packed[0].tensors]
 
-    losses, *others = vectorised(one, rows.tensors)
+    results = vectorised(one, rows.tensors)
+    if kinds:
+        results = tf.map_fn(one, rows.tensors, fn_output_signature=kinds)
+    losses, *others = results
     grads, aux = others[: len(weights)], others[len(weights) :]
+    if views > 1:
+        grads = [tf.reduce_mean(tf.reshape(g, (-1, views, *g.shape[1:])), 1) for g in grads]
     squares = [tf.reduce_sum(g * g, list(range(1, g.shape.rank))) for g in grads]
     norms, factors = clip.apply(squares, mask)
     sums = [_weighted_sum(factor, grad) for factor, grad in zip(factors, grads, strict=True)]

@@ -20,6 +20,9 @@ from keras_dp.backend.tensorflow.clipping.groups import (
 LIVE_PART = 1.0
 """Part of all intermediate values that TensorFlow keeps at one time, forward and backward."""
 
+ONE_BY_ONE = "one example after another"
+"""The rule where loops collect what they compute, which TensorFlow does not vectorise."""
+
 NUMBER = 4
 """Bytes of a float32."""
 
@@ -49,12 +52,18 @@ def report(traced: Traced, names: Sequence[str], views: int = 1) -> Report:
     named = {name for row in rows.values() for name in row.weights}
     table = [rows[use] for use in sorted(rows)]
     table += [
-        Row((name,), tuple(weight.shape), "-", "no effect on the loss", 0, 0)
+        Row((name,), tuple(weight.shape), "-", *_unused(weight, flow.has_lists))
         for name, weight in zip(names, weights, strict=True)
         if name not in named
     ]
     activations = int(LIVE_PART * views * _intermediates(flow.from_data))
     return Report(tuple(table), activations, 0)
+
+
+def _unused(weight: Any, looped: bool) -> tuple[str, int, int]:
+    """Return rule, operations and bytes of a weight that met no data in the graph."""
+    size = math.prod(weight.shape)
+    return (ONE_BY_ONE, 2 * size, NUMBER * size) if looped else ("no effect on the loss", 0, 0)
 
 
 def _row(

@@ -1,7 +1,7 @@
 """How one example's loss becomes operations that can be seen and differentiated."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -12,8 +12,7 @@ OWN_GRADIENT = "KerasDPConv2D"
 
 @contextlib.contextmanager
 def open_functions() -> Iterator[None]:
-    """Put the operations of functions into the graph itself, and give grouped convolutions a
-    gradient on the CPU too."""
+    """Put the operations of functions into the graph, and let grouped convolutions be derived."""
     graph, eagerly = tf.compat.v1.get_default_graph(), tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
@@ -50,3 +49,20 @@ def _conv2d_gradient(op: Any, cotangent: Any) -> list[Any]:
             )
         )
     return [tf.concat(images, axis), tf.concat(kernels, 3)]
+
+
+def vectorised(function: Callable[[list[Any]], list[Any]], elements: list[Any]) -> list[Any]:
+    """Compute `function` of every element, with the shapes that are known of one."""
+    shapes: list[Any] = []
+
+    def noted(each: list[Any]) -> list[Any]:
+        results = function(each)
+        shapes.extend(result.shape for result in results)
+        return results
+
+    stacked = tf.vectorized_map(noted, elements, warn=False)
+    size = elements[0].shape[0]
+    return [
+        tf.ensure_shape(array, (size, *shape)) if shape.rank is not None else array
+        for array, shape in zip(stacked, shapes, strict=True)
+    ]

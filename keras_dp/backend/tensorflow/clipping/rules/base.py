@@ -53,7 +53,14 @@ def find_rule(site: Site, flow: Flow) -> Rule | None:
     others = [flow.of(tensor) for i, tensor in enumerate(op.inputs) if i != site.index]
     plain = sum(bool(colour & DATA) for colour in others) == 1
     real = op.outputs[0].dtype.is_floating and site.weight.dtype.is_floating
-    if not known or not plain or not real or op.type not in RULES or len(op.outputs) != 1 or _odd(op):
+    if (
+        not known
+        or not plain
+        or not real
+        or op.type not in RULES
+        or len(op.outputs) != 1
+        or _odd(op)
+    ):
         return None
     return RULES[op.type](site)
 
