@@ -23,7 +23,9 @@ from keras_dp.backend.stateful import (
     show,
     train_function,
 )
-from keras_dp.backend.tensorflow.clipping import clip_examples, clipped_sum, trace_example
+from keras_dp.backend.tensorflow.clipping import clipped_sum
+from keras_dp.backend.tensorflow.clipping.example import clip_examples
+from keras_dp.backend.tensorflow.clipping.state import trace_example
 from keras_dp.backend.tensorflow.compiling import (
     apply_gradients,
     compile_function,
