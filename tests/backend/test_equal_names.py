@@ -1,4 +1,4 @@
-"""Every backend has the same functions, with the same parameters, whether it is installed or not."""
+"""Every backend has the same functions, with the same parameters, installed or not."""
 
 import ast
 from pathlib import Path

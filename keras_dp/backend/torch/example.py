@@ -10,14 +10,14 @@ import torch
 from keras_dp.augmentation import SEED_STATE
 from keras_dp.backend.float16 import FLOAT16_SCALE
 from keras_dp.backend.report import Report, Row
-from keras_dp.backend.torch.clipping import METHODS, UnrecordedError
+from keras_dp.backend.torch.clipping import METHODS
 from keras_dp.backend.torch.clipping.assemble import (
     LossFunction,
     joined,
     run,
     with_loss_scale,
 )
-from keras_dp.backend.torch.clipping.recording import Record, capture, mapped
+from keras_dp.backend.torch.clipping.recording import Record, UnrecordedError, capture, mapped
 from keras_dp.backend.torch.clipping.rules import uses_of
 from keras_dp.backend.trace import ExampleTrace
 from keras_dp.clip_rules import Clip
@@ -83,16 +83,15 @@ def example_loss(model: Any, non_trainable: list[Any], metrics: list[Any]) -> Lo
     keeps_predictions = model.needs_predictions()
 
     def of_view(params: Any, example: Tree, x: Tree) -> tuple[torch.Tensor, Tree]:
-        loss, y_pred, after = loss_and_state(
-            model, params, non_trainable, metrics, {**example, "x": x}
-        )
+        one = {**example, "x": x}
+        loss, y_pred, after = loss_and_state(model, params, non_trainable, metrics, one)
         changes = [new - old for new, old in zip(after[1], metrics, strict=True)]
         return loss, {"y_pred": y_pred if keeps_predictions else None, "metrics": changes}
 
     def loss_fn(params: Any, example: Tree) -> tuple[torch.Tensor, Tree]:
         if model.view_maker is None:
             return of_view(params, example, example["x"])
-        views = [mapped(lambda a, k=k: a[k], example["x"]) for k in range(model.view_maker.count)]
+        views = [_row(example["x"], k) for k in range(model.view_maker.count)]
         found = [of_view(params, example, view) for view in views]
         losses = torch.stack([loss for loss, _ in found])
         changes = zip(*(outputs["metrics"] for _, outputs in found), strict=True)
@@ -116,9 +115,10 @@ def loss_and_state(
         mapped(lambda a: None if a is None else a[None], example[name])
         for name in ("x", "y", "sample_weight")
     )
-    with model.example_by_example(), keras.StatelessScope(
-        state_mapping=mapping, collect_losses=True
-    ) as scope:
+    with (
+        model.example_by_example(),
+        keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope,
+    ):
         y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
         loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=True)
 
@@ -147,7 +147,7 @@ def trace_example(model: Any, rows: Tree) -> ExampleTrace:
     dependent: set[int] = set()
 
     def of_one(params: Any, example: Tree) -> tuple[torch.Tensor, Tree]:
-        loss, _, (after, _) = loss_and_state(model, params, *state[1:], example)
+        loss, _, (after, _) = loss_and_state(model, params, state[1], state[2], example)
         for i, (old, new) in enumerate(zip(state[1], after, strict=True)):
             if new is not old and capture(torch.as_tensor(new))[1] is not None:
                 dependent.add(i)
@@ -169,7 +169,10 @@ def _recorded(loss_fn: LossFunction, params: Any, batch: Tree) -> Record | None:
             losses, _ = run(record, loss_fn, record.weights, batch)
             record.gradients(losses)
     except (UnrecordedError, RuntimeError, NotImplementedError) as error:
-        import os; os.environ.get("DBG") and print("FALLBACK", type(error).__name__, str(error)[:250]); os.environ.get("DBG")=="2" and __import__("traceback").print_exc()
+        import os
+
+        os.environ.get("DBG") and print("FALLBACK", type(error).__name__, str(error)[:250])
+        os.environ.get("DBG") == "2" and __import__("traceback").print_exc()
         return None
     return record
 
@@ -195,10 +198,10 @@ def _report(model: Any, blank: Tree) -> Report:
     record = _recorded(example_loss(model, *state), params, blank)
     if record is None:
         size = sum(value.numel() for value in params)
-        rows = (Row(tuple(names), (), "loss", "one example at a time", 2 * size, 4 * size),)
-        return Report(rows, 8 * size, 0)
+        whole = Row(tuple(names), (), "loss", "one example at a time", 2 * size, 4 * size)
+        return Report((whole,), 8 * size, 0)
     zeros = [tuple(torch.zeros_like(o) for o in site.outputs) for site in record.sites]
-    rows = []
+    rows: list[Row] = []
     with torch.no_grad():
         uses = [use for s, z in zip(record.sites, zeros, strict=True) for use in uses_of(s, z)]
     for weight, value in zip(names, record.weights, strict=True):
@@ -241,6 +244,10 @@ def _folded(state: torch.Tensor, position: int) -> torch.Tensor:
     digest = hashlib.blake2b(words, digest_size=4).digest()
     values = [int.from_bytes(digest, "little") >> 1, 0]
     return torch.tensor(values, dtype=state.dtype, device=state.device)
+
+
+def _row(tree: Tree, index: int) -> Tree:
+    return mapped(lambda leaf: leaf[index], tree)
 
 
 def _tensor(leaf: Any) -> Any:

@@ -19,7 +19,10 @@ def _auto(*arguments: Any) -> ClippedSum:
     try:
         return assemble.clipped_sum(*arguments)
     except (UnrecordedError, RuntimeError, NotImplementedError) as error:
-        import os; os.environ.get("DBG") and print("FALLBACK", type(error).__name__, str(error)[:250]); os.environ.get("DBG")=="2" and __import__("traceback").print_exc()
+        import os
+
+        os.environ.get("DBG") and print("FALLBACK", type(error).__name__, str(error)[:250])
+        os.environ.get("DBG") == "2" and __import__("traceback").print_exc()
         # What `vmap` cannot run, data-dependent control flow for one. Any error that the loss
         # itself has comes again.
         return reference.clipped_sum(*arguments)

@@ -52,7 +52,8 @@ class Piece:
             return torch.zeros(self.weight.shape, device=self.weight.device)
         (use,) = self.uses
         total = use.weighted_sum(factors)
-        return _back(use.derived, [self.weight], total[None])[0][0]
+        (back,) = _back(use.derived, [self.weight], total[None])
+        return torch.zeros(self.weight.shape) if back is None else back[0]
 
 
 def clipped_sum(
@@ -117,13 +118,12 @@ def take_apart(record: Record, losses: torch.Tensor, weights: list[torch.Tensor]
                     derived.setdefault(id(use.derived.value), []).append(use)
                 else:
                     direct[key].append(use)
-    back: list[torch.Tensor | None] = [None] * len(weights)
+    back: list[Any] = [None] * len(weights)
     for uses in derived.values():
-        whole = joined(uses)
-        written = torch.stack([use.gradients() for use in whole]).sum(0)
+        written = torch.stack([use.gradients() for use in joined(uses)]).sum(0)
         for i, part in enumerate(_back(uses[0].derived, weights, written)):
             if part is not None:
-                back[i] = part if back[i] is None else back[i] + part  # type: ignore[operator]
+                back[i] = part if back[i] is None else back[i] + part
     return [Piece(w, joined(u), b) for w, u, b in zip(weights, direct, back, strict=True)]
 
 

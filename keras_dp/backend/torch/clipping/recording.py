@@ -155,7 +155,10 @@ class Record(TorchFunctionMode):
             raise UnrecordedError("a weight acts on the loss without having met data")
         rest = iter(found)
         return [
-            tuple(torch.zeros_like(o) if g is None else g for o, g in zip(site.outputs, rest, strict=False))
+            tuple(
+                torch.zeros_like(o) if g is None else g
+                for o, g in zip(site.outputs, rest, strict=False)
+            )
             for site in self.sites
         ]
 
@@ -220,6 +223,10 @@ class Record(TorchFunctionMode):
             self.bytes += result.numel() * result.element_size()
 
 
+def _or_zeros(gradient: torch.Tensor | None, output: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(output) if gradient is None else gradient
+
+
 def _valued(value: Any) -> Any:
     """Return the tensor of a Keras variable, which PyTorch would ask for it unseen."""
     return value.value if isinstance(value, keras.Variable) else value
@@ -231,7 +238,7 @@ class _Capture(torch.autograd.Function):
     seen: torch.Tensor | None = None
 
     @staticmethod
-    def forward(value: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(value: torch.Tensor) -> torch.Tensor:
         """Return a value that is the same for all examples."""
         return value.view_as(value)
 
@@ -240,12 +247,12 @@ class _Capture(torch.autograd.Function):
         """Keep nothing."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         """Return the gradient."""
         return gradient
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, value: torch.Tensor) -> Any:  # type: ignore[override]
+    def vmap(info: Any, in_dims: Any, value: torch.Tensor) -> Any:
         """Return the values of all examples."""
         _Capture.seen = _of_examples(value, in_dims[0])
         return _Capture.seen, 0
@@ -255,7 +262,7 @@ class _Tap(_Capture):
     """The same, for a value whose gradient is wanted."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, value: torch.Tensor) -> Any:  # type: ignore[override]
+    def vmap(info: Any, in_dims: Any, value: torch.Tensor) -> Any:
         """Return the values of all examples, as a leaf of the gradient if they are none yet."""
         seen = _of_examples(value, in_dims[0])
         _Capture.seen = seen if seen.requires_grad else seen.detach().requires_grad_()

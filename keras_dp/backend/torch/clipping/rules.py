@@ -217,8 +217,7 @@ class WrittenOut(Use):
 
 
 class Convolved(Use):
-    """A kernel that is laid over an input: `G_i` is the product of its patches with the result's
-    gradient.
+    """A kernel that is laid over an input: `G_i` is a product of patches and the gradient.
 
     Args:
         derived: The kernel, of shape `(out, in / groups, ...)`.
@@ -253,7 +252,7 @@ class Convolved(Use):
             found = [torch.bmm(y, place.transpose(1, 2)) for place in places]
             return torch.stack(found, dim=3).reshape(len(x), *self.derived.value.shape)
         many = y.shape[1] // x.shape[1]
-        split = y.unflatten(1, (x.shape[1], many))
+        split = y.reshape(len(y), x.shape[1], many, -1)
         found = [(split * place.unsqueeze(2)).sum(3).flatten(1) for place in places]
         return torch.stack(found, dim=2).reshape(len(x), *self.derived.value.shape)
 
@@ -308,9 +307,8 @@ class Generic(Use):
                 flat = result if isinstance(result, (tuple, list)) else (result,)
                 return tuple(t for t in flat if t.is_floating_point())
 
-            _, pull_back = torch.func.vjp(called, weights[self.number])
-            (found,) = pull_back(given)
-            return found.float()
+            pull_back = torch.func.vjp(called, weights[self.number])[1]
+            return torch.as_tensor(pull_back(given)[0]).float()
 
         cut = [tuple(t.detach()[rows] for t in each) for each in (self.site.data, self.given)]
         return torch.vmap(of_one)(*cut)
@@ -452,7 +450,7 @@ def _embedding(site: Site, gradients: Any) -> list[Use] | None:
 
 def _convolution(site: Site, gradients: Any) -> list[Use] | None:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    given = {**dict(zip(names, site.args)), **site.kwargs}
+    given = {**dict(zip(names, site.args, strict=False)), **site.kwargs}
     x, y, kernel = site.data[0], gradients[0], site.weights[0]
     axes = kernel.value.ndim - 2
     padding = given.get("padding", 0)
