@@ -17,8 +17,8 @@ from keras_dp.backend.torch.clipping.assemble import (
     run,
     with_loss_scale,
 )
+from keras_dp.backend.torch.clipping.covering import uses_of
 from keras_dp.backend.torch.clipping.recording import Record, UnrecordedError, capture, mapped
-from keras_dp.backend.torch.clipping.rules import uses_of
 from keras_dp.backend.trace import ExampleTrace
 from keras_dp.clip_rules import Clip
 from keras_dp.types import ClippedSum, Tree

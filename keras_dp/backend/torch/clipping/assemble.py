@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from keras_dp.backend.torch.clipping.covering import uses_of
 from keras_dp.backend.torch.clipping.recording import Derived, Record, mapped, tensors_of
-from keras_dp.backend.torch.clipping.rules import Dense, Use, WrittenOut, contracted, uses_of
+from keras_dp.backend.torch.clipping.rules import Dense, Use, WrittenOut, contracted
 from keras_dp.clip_rules import Clip
 from keras_dp.types import ClippedSum, Tree
 
@@ -134,7 +135,7 @@ def joined(uses: list[Use]) -> list[Use]:
     rest: list[Use] = []
     for use in uses:
         if isinstance(use, Dense):
-            key = (id(use.derived.value), use.x.shape[2], use.y.shape[2])
+            key = (id(use.derived.value), use.inputs, use.outputs)
             products.setdefault(key, []).append(use)
         elif isinstance(use, WrittenOut):
             written.setdefault(id(use.derived.value), []).append(use)
@@ -154,7 +155,7 @@ def _one_product(uses: list[Dense]) -> Dense:
     if len(uses) == 1:
         return first
     x, y = (torch.cat([getattr(use, name) for use in uses], 1) for name in ("x", "y"))
-    return Dense(first.derived, x, y, first.placed)
+    return Dense(first.derived, x, y, first.inputs, first.outputs)
 
 
 def _back(

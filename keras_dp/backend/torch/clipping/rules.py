@@ -1,19 +1,17 @@
-"""What a site gives to the gradient of a weight: its norms and its clipped sum, by kind of call.
+"""What a site gives to the gradient of a weight: its norms and its clipped sum.
 
 A `Use` is one value that depends on weights, at one site, or at several that can be taken as one.
 `G_i` is the gradient of example i's loss with respect to that value, of the value's shape.
 """
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - as it is called everywhere
 
-from keras_dp.backend.torch.clipping.recording import Data, Derived, Site, Weight
+from keras_dp.backend.torch.clipping.recording import Derived, Site
 
 WRITTEN_OUT = 2**26
 """Bytes of gradients, one an example, up to which they are kept for the sum."""
@@ -94,17 +92,23 @@ class Dense(Use):
         derived: The matrix, in whatever shape.
         x: Shape `(examples, T, in)`.
         y: Shape `(examples, T, out)`.
-        order: The axes of a matrix `(in, out)` as the value has them: see `placed`.
+        inputs: The axes of the value that are summed over, in the order that x has them.
+        outputs: Its other axes, in the order that y has them.
     """
 
-    def __init__(self, derived: Derived, x: torch.Tensor, y: torch.Tensor, placed: Any) -> None:
-        self.derived, self.placed = derived, placed
+    def __init__(
+        self,
+        derived: Derived,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+    ) -> None:
+        self.derived, self.inputs, self.outputs = derived, inputs, outputs
         self.x, self.y = x.float(), y.float()
-        positions, inputs, outputs = x.shape[1], x.shape[2], y.shape[2]
+        positions, wide, high = x.shape[1], x.shape[2], y.shape[2]
         self.name = "outer, product"
-        self._gram = positions == 1 or positions**2 * (inputs + outputs) < 1.5 * (
-            positions * inputs * outputs
-        )
+        self._gram = positions == 1 or positions * (wide + high) < 1.5 * wide * high
         if positions > 1:
             self.name = "Gram matrices" if self._gram else "written out"
 
@@ -112,6 +116,12 @@ class Dense(Use):
     def examples(self) -> int:
         """The number of examples."""
         return len(self.x)
+
+    def placed(self, matrices: torch.Tensor) -> torch.Tensor:
+        """Return matrices `(in, out)`, one an example, in the shape of the value."""
+        shape, axes = self.derived.value.shape, (*self.inputs, *self.outputs)
+        whole = matrices.reshape(len(matrices), *(shape[axis] for axis in axes))
+        return whole.permute(0, *(1 + axes.index(axis) for axis in range(len(axes))))
 
     def gradients(self, rows: slice = slice(None)) -> torch.Tensor:
         """Return `X_i' Y_i`."""
@@ -314,14 +324,6 @@ class Generic(Use):
         return torch.vmap(of_one)(*cut)
 
 
-def uses_of(site: Site, gradients: tuple[torch.Tensor, ...]) -> list[Use]:
-    """Return what a site gives to each of its weights, by the rule that covers the call."""
-    made = _RULES.get(site.function, _nothing)(site, gradients)
-    if made is not None:
-        return made
-    return [Generic(w, site, i, gradients) for i, w in enumerate(site.weights)]
-
-
 def contracted(factors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Return `sum_i factors_i rows_i`; a factor of 0 takes nothing, not even of NaN."""
     return torch.tensordot(factors, used(factors, rows), dims=1)
@@ -346,146 +348,3 @@ def _places(kernel: tuple[int, ...]) -> list[tuple[int, ...]]:
             -1, len(kernel)
         )
     ]
-
-
-# --- which rule covers which call ----------------------------------------------------------------
-
-
-def _nothing(site: Site, gradients: Any) -> list[Use] | None:
-    return None
-
-
-def _matmul(site: Site, gradients: Any) -> list[Use] | None:
-    if site.args[:2] != (Data(0), Weight(0)) or site.kwargs or len(site.args) > 2:
-        return None
-    return _dense(site, gradients, lambda g: g)
-
-
-def _linear(site: Site, gradients: Any) -> list[Use] | None:
-    if site.args[:2] != (Data(0), Weight(0)) or site.kwargs or len(site.data) > 1:
-        return None
-    made = _dense(site, gradients, lambda g: g.transpose(1, 2))
-    if made is None or len(site.weights) == 1:
-        return made
-    return [*made, _summed(site.weights[1], gradients[0])]
-
-
-def _dense(site: Site, gradients: Any, placed: Any) -> list[Use] | None:
-    (derived, *_), x, y = site.weights, site.data[0], gradients[0]
-    if derived.value.ndim != 2 or x.ndim < 2:
-        return None
-    return [Dense(derived, _positions(x), _positions(y), placed)]
-
-
-def _positions(rows: torch.Tensor) -> torch.Tensor:
-    return rows.reshape(len(rows), -1, rows.shape[-1])
-
-
-def _einsum(site: Site, gradients: Any) -> list[Use] | None:
-    """Cover an equation in which every axis of the weight is summed over or goes to the result."""
-    equation, *operands = site.args
-    if operands not in ([Data(0), Weight(0)], [Weight(0), Data(0)]) or site.kwargs:
-        return None
-    left, _, result = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    x, w = terms if operands[0] == Data(0) else reversed(terms)
-    inputs = [a for a in w if a in x and a not in result]
-    outputs = [a for a in w if a in result and a not in x]
-    others = [a for a in x if a not in w]
-    simple = len(inputs) + len(outputs) == len(w) and set(others) <= set(result)
-    if not simple or "." in equation or len({*x}) != len(x) or len({*w}) != len(w):
-        return None
-    if sorted(result) != sorted([*others, *outputs]):
-        return None
-
-    def shaped(rows: torch.Tensor, axes: str, last: list[str]) -> torch.Tensor:
-        order = [0, *(1 + axes.index(a) for a in (*others, *last))]
-        size = math.prod(rows.shape[1 + axes.index(a)] for a in last)
-        return rows.permute(order).reshape(len(rows), -1, size)
-
-    (derived,) = site.weights
-    sizes = {a: n for a, n in zip(w, derived.value.shape, strict=True)}
-    now = [*inputs, *outputs]
-
-    def placed(grads: torch.Tensor) -> torch.Tensor:
-        whole = grads.reshape(len(grads), *(sizes[a] for a in now))
-        return whole.permute(0, *(1 + now.index(a) for a in w))
-
-    x_rows, y_rows = shaped(site.data[0], x, inputs), shaped(gradients[0], result, outputs)
-    return [Dense(derived, x_rows, y_rows, placed)]
-
-
-def _add(site: Site, gradients: Any) -> list[Use] | None:
-    if site.kwargs or len(site.weights) != 1 or len(site.args) != 2:
-        return None
-    return [_summed(site.weights[0], gradients[0])]
-
-
-def _multiply(site: Site, gradients: Any) -> list[Use] | None:
-    if site.kwargs or len(site.weights) != 1 or len(site.data) != 1:
-        return None
-    derived = site.weights[0]
-    ndim = max(site.data[0].ndim - 1, derived.value.ndim)
-    missing = ndim - (site.data[0].ndim - 1)
-    x = site.data[0].reshape(len(site.data[0]), *[1] * missing, *site.data[0].shape[1:])
-    return [_summed(derived, gradients[0] * x.detach())]
-
-
-def _summed(derived: Derived, gradient: torch.Tensor) -> Use:
-    """Return the use whose gradients are summed to the value's shape, as it was broadcast."""
-    shape = derived.value.shape
-    extra = gradient.ndim - 1 - len(shape)
-    gradient = gradient.float()
-    if extra:
-        gradient = gradient.sum(tuple(range(1, 1 + extra)))
-    axes = [1 + i for i, n in enumerate(shape) if n == 1 and gradient.shape[1 + i] != 1]
-    return WrittenOut(derived, gradient.sum(axes, keepdim=True) if axes else gradient)
-
-
-def _embedding(site: Site, gradients: Any) -> list[Use] | None:
-    if site.args != (Data(0), Weight(0)) or site.kwargs or site.weights[0].value.ndim != 2:
-        return None
-    return [Looked(site.weights[0], site.data[0], gradients[0])]
-
-
-def _convolution(site: Site, gradients: Any) -> list[Use] | None:
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    given = {**dict(zip(names, site.args, strict=False)), **site.kwargs}
-    x, y, kernel = site.data[0], gradients[0], site.weights[0]
-    axes = kernel.value.ndim - 2
-    padding = given.get("padding", 0)
-    if given["input"] != Data(0) or given["weight"] != Weight(0) or isinstance(padding, str):
-        return None
-    if x.ndim != axes + 3 or x.shape[1] != 1 or len(site.data) > 1:
-        return None
-    groups = int(given.get("groups", 1))
-    if groups not in (1, x.shape[2]):
-        return None
-    settings = Settings(
-        _each(given.get("stride", 1), axes),
-        _each(padding, axes),
-        _each(given.get("dilation", 1), axes),
-        groups,
-    )
-    made: list[Use] = [Convolved(kernel, x[:, 0].detach(), y[:, 0], settings)]
-    if given.get("bias") is not None and len(site.weights) == 2:
-        bias = y.float().flatten(3).sum((1, 3))
-        made.append(WrittenOut(site.weights[1], bias))
-    return made if len(made) == len(site.weights) else None
-
-
-def _each(value: Any, axes: int) -> tuple[int, ...]:
-    values: Sequence[int] = value if isinstance(value, (tuple, list)) else [value] * axes
-    return tuple(int(v) for v in (values if len(values) == axes else [values[0]] * axes))
-
-
-_T: Any = torch.Tensor
-_RULES: dict[Any, Any] = {
-    **dict.fromkeys((torch.matmul, torch.mm, _T.matmul, _T.mm, _T.__matmul__), _matmul),
-    F.linear: _linear,
-    torch.einsum: _einsum,
-    **dict.fromkeys((torch.add, _T.add, _T.__add__, _T.__radd__), _add),
-    **dict.fromkeys((torch.mul, torch.multiply, _T.mul, _T.__mul__, _T.__rmul__), _multiply),
-    F.embedding: _embedding,
-    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution),
-}
