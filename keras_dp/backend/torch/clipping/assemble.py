@@ -13,7 +13,7 @@ import torch
 
 from keras_dp.backend.torch.clipping.covering import uses_of
 from keras_dp.backend.torch.clipping.recording import Derived, Record, mapped, tensors_of
-from keras_dp.backend.torch.clipping.rules import Dense, Use, WrittenOut, contracted
+from keras_dp.backend.torch.clipping.rules import Dense, Use, WrittenOut, contracted, squares
 from keras_dp.clip_rules import Clip
 from keras_dp.types import ClippedSum, Tree
 
@@ -42,7 +42,7 @@ class Piece:
     def squares(self, examples: int) -> torch.Tensor:
         """Return the squared norms of all examples."""
         if self.written is not None:
-            return self.written.reshape(len(self.written), -1).square().sum(1)
+            return squares(self.written)
         return self.uses[0].squares() if self.uses else torch.zeros(examples)
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:

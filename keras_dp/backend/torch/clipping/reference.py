@@ -6,7 +6,7 @@ import torch
 
 from keras_dp.backend.torch.clipping.assemble import LossFunction, detached
 from keras_dp.backend.torch.clipping.recording import mapped, tensors_of
-from keras_dp.backend.torch.clipping.rules import contracted
+from keras_dp.backend.torch.clipping.rules import contracted, squares
 from keras_dp.clip_rules import Clip
 from keras_dp.types import ClippedSum, Tree
 
@@ -22,7 +22,7 @@ def clipped_sum(
         torch.stack([g * s for g, s in zip(each, scales, strict=True)])
         for each in zip(*(grads for _, grads, _ in found), strict=True)
     ]
-    norms, factors = clip.apply([g.reshape(len(g), -1).square().sum(1) for g in grads], mask)
+    norms, factors = clip.apply([squares(g) for g in grads], mask)
     sums = [contracted(f, g) for f, g in zip(factors, grads, strict=True)]
     auxes = [tensors_of(aux) for _, _, aux in found]
     stacked = iter([torch.stack(each) for each in zip(*auxes, strict=True)])

@@ -37,10 +37,10 @@ class Use(ABC):
         """Return `|G_i|^2` of every example."""
         written = self._written()
         if written is not None:
-            return _squares(written)
+            return squares(written)
         step = max(1, WRITTEN_OUT // (4 * self._numel))
         parts = [slice(i, i + step) for i in range(0, self.examples, step)]
-        return torch.cat([_squares(self.gradients(part)) for part in parts])
+        return torch.cat([squares(self.gradients(part)) for part in parts])
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """Return `sum_i factors_i G_i`, of the value's shape; a factor of 0 takes nothing."""
@@ -130,7 +130,7 @@ class Dense(Use):
     def squares(self) -> torch.Tensor:
         """Return `|X_i' Y_i|^2`, by `<X_i X_i', Y_i Y_i'>` where that is less work."""
         if self.x.shape[1] == 1:
-            return _squares(self.x) * _squares(self.y)
+            return squares(self.x) * squares(self.y)
         if not self._gram:
             return super().squares()
         grams = [torch.bmm(each, each.transpose(1, 2)) for each in (self.x, self.y)]
@@ -259,8 +259,8 @@ class Convolved(Use):
         kernel = tuple(self.derived.value.shape[2:])
         places = [self._seen(x, place).flatten(2) for place in _places(kernel)]
         if self.settings.groups == 1:
-            found = [torch.bmm(y, place.transpose(1, 2)) for place in places]
-            return torch.stack(found, dim=3).reshape(len(x), *self.derived.value.shape)
+            products = [torch.bmm(y, place.transpose(1, 2)) for place in places]
+            return torch.stack(products, dim=3).reshape(len(x), *self.derived.value.shape)
         many = y.shape[1] // x.shape[1]
         split = y.reshape(len(y), x.shape[1], many, -1)
         found = [(split * place.unsqueeze(2)).sum(3).flatten(1) for place in places]
@@ -337,8 +337,9 @@ def used(factors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return torch.where(there, rows, 0.0)
 
 
-def _squares(rows: torch.Tensor) -> torch.Tensor:
-    return rows.reshape(len(rows), -1).square().sum(1)
+def squares(rows: torch.Tensor) -> torch.Tensor:
+    """Return the squared norm of each row."""
+    return torch.linalg.vector_norm(rows.reshape(len(rows), -1), dim=1).square()
 
 
 def _places(kernel: tuple[int, ...]) -> list[tuple[int, ...]]:
