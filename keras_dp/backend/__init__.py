@@ -1,6 +1,6 @@
 """The chosen backend's functions: equal names in each, chosen once, here."""
 
-# ruff: noqa: F403 - each backend has the names of `__all__`; tests/backend holds it.
+# ruff: noqa: F403, F405 - each backend has the names of `__all__`; tests/backend holds it.
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,15 @@ import keras
 
 from keras_dp.backend.report import Report
 
-_NAMES = [
+if TYPE_CHECKING or keras.backend.backend() == "jax":
+    from keras_dp.backend.jax import *
+else:
+    raise ImportError(
+        "keras_dp trains on Keras' JAX backend. Set the environment variable KERAS_BACKEND=jax "
+        f"before Keras is imported. Active backend: {keras.backend.backend()!r}."
+    )
+
+__all__ = [
     "FLOAT16_SCALE",
     "NOISE_KEY_BYTES",
     "ExampleTrace",
@@ -51,9 +59,3 @@ _NAMES = [
     "wait",
     "written_once",
 ]
-
-if TYPE_CHECKING or keras.backend.backend() == "jax":
-    from keras_dp.backend.jax import *
-else:
-    from keras_dp.backend.tensorflow import *
-__all__ = _NAMES
