@@ -4,10 +4,12 @@
 #   make PYTHON=python3.12 test       another interpreter (3.11, 3.12 or 3.13)
 #   make PYTEST_ARGS="-x -k noise" test
 #   make PYTHON=python3.13 test-newest
+#   make TORCH=torch test-torch       another PyTorch than the one below
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n 2
+TORCH ?= torch==2.13.0
 DEMO_ARGS ?=
 ZOO ?= 300
 ZOO_REPORT ?= docs/zoo.md
@@ -21,11 +23,15 @@ export KERAS_BACKEND := jax
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-oldest test-newest test-sources test-zoo demo data format clean
+.PHONY: help test test-oldest test-newest test-contract test-torch test-tensorflow
+.PHONY: venv-torch venv-tensorflow test-sources test-zoo demo data format clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make test    install, lint, type-check and test (coverage of at least 95 %)"
+	@echo "make test    install, lint, type-check and test (coverage of at least 95 %); on PyTorch and"
+	@echo "             TensorFlow the contract suite, in a virtual environment each"
+	@echo "make test-torch, make test-tensorflow"
+	@echo "             every test that applies on that backend"
 	@echo "make test-oldest, make test-newest"
 	@echo "             the same with the oldest or the newest JAX, in a virtual environment each"
 	@echo "make test-sources"
@@ -42,6 +48,27 @@ test: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	@$(MAKE) test-contract
+
+# Keras' other backends, in a virtual environment each.
+test-contract: venv-torch venv-tensorflow
+	KERAS_BACKEND=torch $(VENV)-torch/bin/python -m pytest $(PYTEST_ARGS) tests/contract
+	KERAS_BACKEND=tensorflow $(VENV)-tensorflow/bin/python -m pytest $(PYTEST_ARGS) tests/contract
+
+test-torch: venv-torch
+	KERAS_BACKEND=torch $(VENV)-torch/bin/python -m pytest $(PYTEST_ARGS)
+
+test-tensorflow: venv-tensorflow
+	KERAS_BACKEND=tensorflow $(VENV)-tensorflow/bin/python -m pytest $(PYTEST_ARGS)
+
+venv-torch:
+	@$(MAKE) --no-print-directory VENV=$(VENV)-torch $(VENV)-torch/.made
+	@$(VENV)-torch/bin/python -m pip install --quiet "$(TORCH)"
+	@$(MAKE) --no-print-directory VENV=$(VENV)-torch "$(VENV)-torch/.installed-torch,contract"
+
+venv-tensorflow:
+	@$(MAKE) --no-print-directory VENV=$(VENV)-tensorflow \
+	"$(VENV)-tensorflow/.installed-tensorflow,contract"
 
 # Both ends of the JAX releases that pyproject.toml allows; the newest needs Python 3.12 or 3.13.
 test-oldest:
@@ -99,7 +126,7 @@ $(VENV)/.made:
 	@touch $@
 
 clean:
-	@for venv in $(VENV) $(VENV)-oldest $(VENV)-newest; do \
+	@for venv in $(VENV) $(VENV)-oldest $(VENV)-newest $(VENV)-torch $(VENV)-tensorflow; do \
 	if [ -f $$venv/pyvenv.cfg ]; then rm -rf $$venv; fi; done
 	rm -rf build dist .coverage .coverage.* htmlcov
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

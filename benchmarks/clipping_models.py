@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import keras
 import numpy as np
 from keras import layers, ops
@@ -22,11 +20,11 @@ SEED = 20
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its loss, and one batch of data on the device."""
+    """A model, its loss, and one batch of data."""
 
     model: keras.Model
     loss: Callable[..., Any]
-    batch: dict[str, jax.Array]
+    batch: dict[str, np.ndarray]
 
     @property
     def size(self):
@@ -50,7 +48,8 @@ class Case:
 
     def example_loss(self, params, frozen, example):
         """The loss of one example: the same, for a batch of one."""
-        return self.mean_loss(params, frozen, jax.tree.map(lambda leaf: leaf[None], example))
+        one = {name: leaf[None] for name, leaf in example.items()}
+        return self.mean_loss(params, frozen, one)
 
 
 def build(name):
@@ -69,7 +68,7 @@ def _classifier(inputs, logits, batch, classes=10):
 
 def _case(model, x, y):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return Case(model, loss, {"x": jnp.asarray(x), "y": jnp.asarray(y, dtype=jnp.int32)})
+    return Case(model, loss, {"x": x, "y": y.astype(np.int32)})
 
 
 # --- dense, recurrent, linear -------------------------------------------------------------------

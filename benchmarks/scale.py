@@ -158,7 +158,7 @@ class Bare:
     def __init__(self, model, x, y):
         source = keras_dp.sampling.ArraySource(x, y)
         run = planning.plan_run(model, source, model.sampler, len(y), model._guard)
-        self.optimizer, self.function = model.optimizer, model.train_function
+        self.optimizer, self.function = model.optimizer, model.train_function.update
         self.mechanism, batch = run.mechanism(), run.draw()
         on_device = self.function._on_device
         self.pieces = jax.device_put(

@@ -44,11 +44,14 @@ except ImportError as error:
     # Keras cannot be imported with its active backend. Accounting and the command line need none,
     # so they go on; every other name says what is missing.
     _missing = error
+    _extra = error.name if error.name in ("jax", "tensorflow", "torch") else "jax"
 
     def __getattr__(name: str) -> object:
         if name in __all__:
             raise ImportError(
-                f"`keras_dp.{name}` needs Keras on the JAX backend: install jax and set the "
-                f"environment variable KERAS_BACKEND=jax before Keras is imported. ({_missing})"
+                f"`keras_dp.{name}` needs Keras on the JAX, TensorFlow or PyTorch backend. Run "
+                f"`pip install 'keras-dp[{_extra}]'` and set the environment variable "
+                f"KERAS_BACKEND={_extra} before Keras is imported; the others are called jax, "
+                f"tensorflow and torch. ({_missing})"
             ) from _missing
         raise AttributeError(f"module 'keras_dp' has no attribute {name!r}")

@@ -14,6 +14,9 @@ from keras_dp.errors import NotPrivateError
 from keras_dp.run import PrivateRun
 from keras_dp.step import Mechanism, Microbatch, State
 
+_HOLDERS = ("keras_dp.", "jax.", "tensorflow.", "torch.")
+"""Modules whose frames may hold sums without noise."""
+
 
 class UpdateFunction:
     """Makes private updates with compiled pieces, in the order that keeps the ledger true.
@@ -30,6 +33,7 @@ class UpdateFunction:
             the backend choose.
 
     Attributes:
+        model: The same.
         accumulate: The compiled function that adds a microbatch's clipped gradients to the sums. It
             returns sums, metrics and something to wait for.
         placement: Where examples lie on the devices.
@@ -40,12 +44,10 @@ class UpdateFunction:
     """
 
     def __init__(self, model: Any, on_device: bool | None = None) -> None:
-        self._model = model
+        self.model = model
         self.placement = backend.placement()
         self._on_device = backend.loops_on_device() if on_device is None else on_device
-        compiled = partial(
-            backend.compile_function, eager=model.run_eagerly or not model.jit_compile
-        )
+        compiled = partial(backend.compile_function, eager=backend.is_eager(model))
         self._start = compiled(partial(step.start, model))
         self.accumulate = compiled(self._accumulate_step, donate=(1,))
         self._accumulate_chunk = compiled(self._chunk_step, donate=(1,))
@@ -58,21 +60,20 @@ class UpdateFunction:
 
     def __call__(self, state: State, iterator: Iterator[Any]) -> tuple[dict[str, Any], State]:
         """Make `steps_per_execution` updates and return the logs and the new state."""
-        run: PrivateRun | None = self._model.active_run
+        run: PrivateRun | None = self.model.active_run
         if run is None:
             raise NotPrivateError(
                 "The train function of a DPModel is called by `fit` and `train_on_batch` only, "
                 "which draw and account for the examples. Call one of them."
             )
-        backend.hold_state(self._model, state)
         next(iterator)
         state = self._update(run, state)
-        for _ in range(self._model.steps_per_execution - 1):
+        for _ in range(self.model.steps_per_execution - 1):
             if run.finished or next(iterator, None) is None:
                 break
             state = self._update(run, state)
         if run.finished:
-            self._model.stop_training = True
+            self.model.stop_training = True
         return self._report(state[3]), state
 
     def _update(self, run: PrivateRun, state: State) -> State:
@@ -93,7 +94,7 @@ class UpdateFunction:
         except BaseException as error:
             _empty_frames(error)  # test_an_interrupted_update_leaves_no_sums_behind
             raise
-        backend.hold_state(self._model, state)
+        backend.hold_state(self.model, state)
         return state
 
     def _summed(
@@ -106,9 +107,7 @@ class UpdateFunction:
         """Make one update whose sums are carried from one compiled call to the next."""
         params, non_trainable, optimizer_variables, metrics = state
         sums = self._start(params)
-        clip_norm = self._model.optimizer.present_clip_norm(
-            optimizer_variables, mechanism.clip_norm
-        )
+        clip_norm = self.model.optimizer.present_clip_norm(optimizer_variables, mechanism.clip_norm)
         for piece in pieces:
             sums, metrics, done = accumulate(
                 (params, non_trainable, metrics), sums, piece, clip_norm
@@ -136,12 +135,12 @@ class UpdateFunction:
     def _correct_size(self, run: PrivateRun, state: State, mechanism: Mechanism) -> None:
         """Take smaller microbatches if the compiled program needs more memory than estimated."""
         size = run.microbatch_size
-        if self._model.microbatch_size is not None:
+        if self.model.microbatch_size is not None:
             return
         if size not in self._sizes:
             shards = self.placement.shards
             program = self._program(run, state, mechanism)
-            views = count_views(self._model.view_maker)
+            views = count_views(self.model.view_maker)
             most = backend.corrected_size(size // shards, *program, views=views)
             fitting = shards * backend.least_of(most)
             self._sizes |= {size: fitting, fitting: fitting}  # no more than one compilation more
@@ -152,9 +151,7 @@ class UpdateFunction:
         params, non_trainable, optimizer_variables, metrics = state
         if self._on_device and run.count(0) <= self._most(run):
             return self._whole, state, (run.blank(run.count(0)), mechanism)
-        clip_norm = self._model.optimizer.present_clip_norm(
-            optimizer_variables, mechanism.clip_norm
-        )
+        clip_norm = self.model.optimizer.present_clip_norm(optimizer_variables, mechanism.clip_norm)
         others = (params, non_trainable, metrics), self._start(params)
         if self._on_device:
             return self._accumulate_chunk, *others, run.blank(self._most(run)), clip_norm
@@ -176,17 +173,17 @@ class UpdateFunction:
     ) -> tuple[list[Any], list[Any], Any]:
         params, non_trainable, metrics = state
         without_optimizer: State = (params, non_trainable, [], metrics)
-        sums, metrics = accumulate(self._model, without_optimizer, sums, piece, clip_norm)
+        sums, metrics = accumulate(self.model, without_optimizer, sums, piece, clip_norm)
         # The sums are donated to the next call, so there is a constant to wait for.
         return sums, metrics, np.int32(0)
 
     def _finish_step(self, state: State, sums: list[Any], mechanism: Mechanism) -> State:
-        return step.finish(self._model, self._model.advance_state, state, sums, mechanism)
+        return step.finish(self.model, self.model.advance_state, state, sums, mechanism)
 
 
 def _empty_frames(error: BaseException) -> None:
     """Take their values from the frames that an error came through, but not from a user's own."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_globals.get("__name__", "").startswith(("keras_dp.", "jax.")):
+        if frame.f_globals.get("__name__", "").startswith(_HOLDERS):
             with contextlib.suppress(RuntimeError):  # it still runs
                 frame.clear()

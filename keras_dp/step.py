@@ -87,7 +87,7 @@ def accumulate(
     """
     params, non_trainable, _, metrics = state
     x, y, weight = microbatch.data
-    rows = np.arange(_rows(x), dtype=np.int32)
+    rows = keras.ops.arange(_rows(x), dtype="int32")
     examples = {"x": x, "y": y, "sample_weight": weight, "position": rows + microbatch.offset}
     valid = rows < microbatch.valid
     placed = backend.placement()

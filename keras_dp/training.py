@@ -228,28 +228,28 @@ class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
             slot = backend.placement().slot()  # the train function takes the rows from the run
             return super().train_on_batch(slot, return_dict=return_dict)
 
-    def train_step(self, state: step.State, data: Any) -> tuple[dict[str, Any], step.State]:
+    def train_step(self, *arguments: Any) -> tuple[dict[str, Any], step.State]:
         """Make one whole private update; called by the train function, not by users.
 
         Args:
-            state: Keras' training state.
-            data: A drawn batch and the mechanism to privatize it with. Ordinary Keras data raise
-                `NotPrivateError`.
+            *arguments: Keras' training state, and a drawn batch with the mechanism to privatize it
+                with. Ordinary Keras data raise `NotPrivateError`.
         """
+        data: Any = arguments[-1] if len(arguments) == 2 else ()
         if not (len(data) == 2 and isinstance(data[1], step.Mechanism)):
             raise NotPrivateError(
                 "`DPModel.train_step` takes examples that were drawn and accounted for. Train with "
                 "`fit` or `train_on_batch`."
             )
-        state = step.update(self, self.advance_state, state, *data)
+        state = step.update(self, self.advance_state, arguments[0], *data)
         return backend.report(self, state[3]), state
 
     def make_train_function(self, force: bool = False) -> None:
         """Make the function that Keras' loop calls for every step, which is a private update."""
         made = self.train_function
-        known = isinstance(made, UpdateFunction) and made.placement == backend.placement()
-        if force or not known:
-            self.train_function = UpdateFunction(self)
+        known = isinstance(made, backend.TrainFunction)
+        if force or not (known and made.update.placement == backend.placement()):
+            self.train_function = backend.train_function(UpdateFunction(self))
 
     def privacy_spent(
         self, delta: float | None = None, accountant: str | None = None

@@ -19,19 +19,41 @@ def run(code, **environment):
     )
 
 
-@pytest.mark.parametrize("backend", ["numpy", "tensorflow"])
-def test_accounting_works_and_models_say_what_to_do_without_jax_as_backend(backend):
-    done = run(
-        "import keras_dp\n"
-        "print(keras_dp.accounting.epsilon(noise_multiplier=1.0, batch_size=10, dataset_size=100,"
-        " updates=10, delta=1e-3))\n"
-        "keras_dp.DPModel\n",
-        KERAS_BACKEND=backend,
-    )
+NOTHING_INSTALLED = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("jax", "tensorflow", "torch"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+USED = """
+import keras_dp
+print(keras_dp.accounting.epsilon(
+    noise_multiplier=1.0, batch_size=10, dataset_size=100, updates=10, delta=1e-3))
+keras_dp.DPModel
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "before", "extra"),
+    [
+        ("numpy", "", "jax"),
+        ("openvino", "", "jax"),
+        ("jax", NOTHING_INSTALLED, "jax"),
+        ("tensorflow", NOTHING_INSTALLED, "tensorflow"),
+        ("torch", NOTHING_INSTALLED, "torch"),
+    ],
+)
+def test_accounting_works_and_models_say_what_to_install_without_a_backend(backend, before, extra):
+    done = run(before + USED, KERAS_BACKEND=backend)
     assert float(done.stdout) > 0
     assert done.returncode == 1
-    assert "`keras_dp.DPModel` needs Keras on the JAX backend" in done.stderr
-    assert "KERAS_BACKEND=jax" in done.stderr
+    assert "`keras_dp.DPModel` needs Keras on the JAX, TensorFlow or PyTorch" in done.stderr
+    assert f"pip install 'keras-dp[{extra}]'" in done.stderr
+    assert f"KERAS_BACKEND={extra}" in done.stderr
 
 
 def test_unknown_names_are_ordinary_attribute_errors():

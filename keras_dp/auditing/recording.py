@@ -140,9 +140,9 @@ class RealGradients(keras.callbacks.Callback):
         )
         own = [variable.value for variable in optimizer.variables]
         norm = optimizer.present_clip_norm(own, np.float32(optimizer.clip_norm))
-        sums = step.start(model, params)
+        sums, accumulate = step.start(model, params), model.train_function.update.accumulate
         for batch in self._microbatches(planning.microbatch_size(model, self._batch_size)):
-            sums, *_ = model.train_function.accumulate((params, others, metrics), sums, batch, norm)
+            sums, *_ = accumulate((params, others, metrics), sums, batch, norm)
         found = self._finish(params, sums, optimizer.positions.value)
         return np.asarray(found / optimizer.clip_rule.sensitivity(norm), np.float64)
 

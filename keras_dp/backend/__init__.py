@@ -10,10 +10,15 @@ from keras_dp.backend.report import Report
 
 if TYPE_CHECKING or keras.backend.backend() == "jax":
     from keras_dp.backend.jax import *
+elif keras.backend.backend() == "tensorflow":
+    from keras_dp.backend.tensorflow import *
+elif keras.backend.backend() == "torch":
+    from keras_dp.backend.torch import *
 else:
     raise ImportError(
-        "keras_dp trains on Keras' JAX backend. Set the environment variable KERAS_BACKEND=jax "
-        f"before Keras is imported. Active backend: {keras.backend.backend()!r}."
+        "keras_dp trains on Keras' JAX, TensorFlow and PyTorch backends. Set the environment "
+        "variable KERAS_BACKEND to jax, tensorflow or torch before Keras is imported. Active "
+        f"backend: {keras.backend.backend()!r}."
     )
 
 __all__ = [
@@ -22,9 +27,11 @@ __all__ = [
     "ExampleTrace",
     "Placement",
     "Report",
+    "TrainFunction",
     "add_noise",
     "agree_on",
     "already_sharded",
+    "apply_gradients",
     "clip_examples",
     "clipped_sum",
     "compile_function",
@@ -37,6 +44,7 @@ __all__ = [
     "from_first",
     "hold_state",
     "inference_size",
+    "is_eager",
     "is_first",
     "least_of",
     "loops_on_device",
@@ -54,6 +62,7 @@ __all__ = [
     "shared_seed",
     "show",
     "trace_example",
+    "train_function",
     "undistributed",
     "views_on_host",
     "wait",

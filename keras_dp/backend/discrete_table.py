@@ -26,6 +26,16 @@ PIECES = (18, 10, 32, 32, 32)
 """Bits of a threshold, from the highest down, as a draw compares them."""
 
 BITS = sum(PIECES)
+INNER = 327
+"""At most `sqrt((SIGMA / 2)**2 - 1)`, so that two draws, the second of them times this, overlap as
+the proof in docs/noise.md asks."""
+
+PER_BLOCK = 4
+"""Integers that one block of 16 random words gives."""
+
+LONGEST = 2**32
+"""Positions in the stream of integers of an update."""
+
 _DIGITS = 70
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_dp import validation
+from keras_dp import backend, validation
 from keras_dp.clip_rules import AdaptiveQuantile, resolve
 from keras_dp.errors import NotPrivateError
 from keras_dp.optimizers import moving_average
@@ -188,7 +188,9 @@ class DPOptimizer(keras.optimizers.Optimizer):
         values = _privatized(grads)
         own = len(self._variables)
         before = self.informed(optimizer_variables[own:], grads)
-        trainable, inner = self.inner_optimizer.stateless_apply(before, values, trainable_variables)
+        trainable, inner = backend.apply_gradients(
+            self.inner_optimizer, before, values, trainable_variables
+        )
         if self.ema_warmup:
             weights = trainable_variables, trainable
             inner = moving_average.warmed_up(self.inner_optimizer, before, inner, weights)

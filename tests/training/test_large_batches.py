@@ -209,7 +209,7 @@ def test_one_piece_is_read_while_another_runs_and_none_before_it_is_admitted(mon
     monkeypatch.setattr(keras_dp.backend, "wait", lambda done: events.append(("wait for", done)))
     monkeypatch.setattr(keras_dp.sampling.ArraySource, "take", take)
     function.accumulate = recorded
-    made.train_function = function
+    made.train_function = keras_dp.backend.train_function(function)
     made.fit(x, y, epochs=2, verbose=0)
     pieces = 2 * 15
     started = [number for what, number in events if what == "run"]

@@ -1,16 +1,19 @@
 """Keras on JAX: a model as pure functions, and how they are compiled."""
 
+from keras_dp.backend.float16 import FLOAT16_SCALE
 from keras_dp.backend.jax.augmenting import make_views, settle_views, views_on_host
 from keras_dp.backend.jax.clipping import clipped_sum
 from keras_dp.backend.jax.clipping.jaxpr.program import rewrite
-from keras_dp.backend.jax.clipping.loss_scale import FLOAT16_SCALE
 from keras_dp.backend.jax.compiling import (
+    apply_gradients,
     compile_function,
     exact_products,
     hold_state,
+    is_eager,
     loops_on_device,
     microbatch_at,
     repeat,
+    train_function,
     wait,
 )
 from keras_dp.backend.jax.example import (
@@ -38,15 +41,18 @@ from keras_dp.backend.jax.processes import (
 )
 from keras_dp.backend.jax.state import trace_example
 from keras_dp.backend.trace import ExampleTrace
+from keras_dp.backend.train_function import TrainFunction
 
 __all__ = [
     "FLOAT16_SCALE",
     "NOISE_KEY_BYTES",
     "ExampleTrace",
     "Placement",
+    "TrainFunction",
     "add_noise",
     "agree_on",
     "already_sharded",
+    "apply_gradients",
     "clip_examples",
     "clipped_sum",
     "compile_function",
@@ -59,6 +65,7 @@ __all__ = [
     "from_first",
     "hold_state",
     "inference_size",
+    "is_eager",
     "is_first",
     "least_of",
     "loops_on_device",
@@ -76,6 +83,7 @@ __all__ = [
     "shared_seed",
     "show",
     "trace_example",
+    "train_function",
     "undistributed",
     "views_on_host",
     "wait",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from keras_dp.augmentation import Augmentation
 from keras_dp.backend.jax.mesh import undistributed
+from keras_dp.backend.views import BadViewsError, check_writes, checked
 from keras_dp.errors import NotPrivateError
 from keras_dp.types import Tree
 
@@ -83,7 +84,7 @@ def settle_views(augmentation: Augmentation, x: Tree) -> Tree:
     try:
         shapes = jax.eval_shape(lambda x: make_views(augmentation, x, positions, key), x)
         augmentation.on_host = False
-    except (_BadViewsError, NotPrivateError):
+    except (BadViewsError, NotPrivateError):
         raise
     except Exception as error:  # whatever a library says to a traced array
         shapes = views_on_host(augmentation, x, positions, key)
@@ -100,10 +101,6 @@ def settle_views(augmentation: Augmentation, x: Tree) -> Tree:
     return jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), shapes)
 
 
-class _BadViewsError(ValueError):
-    """Views that no model can be trained on, whichever way they are made."""
-
-
 def _view(augmentation: Augmentation, row: Tree, key: Any) -> Tree:
     """Return one view of one example, without batch axis."""
     seeds = augmentation.seeds
@@ -111,49 +108,8 @@ def _view(augmentation: Augmentation, row: Tree, key: Any) -> Tree:
     mapping = list(zip(seeds, states, strict=True))
     with undistributed(), keras.StatelessScope(state_mapping=mapping) as scope:
         made = augmentation(jax.tree.map(lambda a: jnp.asarray(a)[None], row))
-    _check_writes(augmentation, scope.state_mapping.keys() - {id(seed) for seed in seeds})
-    return _checked(row, made)
-
-
-def _check_writes(augmentation: Augmentation, written: set[int]) -> None:
-    for variable in written:
-        owner = augmentation.owner(variable)
-        if owner:
-            raise NotPrivateError(
-                "`augmentation` must not store values computed from the training data. Received a "
-                f"layer that does: {owner}. Set `layer.trainable = False`, or leave it out."
-            )
-        raise _BadViewsError(
-            "`augmentation` draws random numbers that are not its own, so that all views would be "
-            "equal: a function with layers or seed generators inside. Pass the layers themselves, "
-            "several as `keras.layers.Pipeline([...])`, or use the `seed` that the function is "
-            f"given. Received: {augmentation.function!r}."
-        )
-
-
-def _checked(row: Tree, made: Tree) -> Tree:
-    given, returned = jax.tree.structure(row), jax.tree.structure(made)
-    if str(given) != str(returned):
-        raise _BadViewsError(
-            "`augmentation` must return the inputs `x` in the structure that they came in; targets "
-            f"and weights stay as they are. Received {given}, returned {returned}."
-        )
-    return jax.tree.map(_checked_leaf, row, made)
-
-
-def _checked_leaf(before: Any, after: Any) -> Any:
-    shape, dtype = tuple(after.shape), _numpy_type(after)
-    if shape[:1] != (1,):
-        raise _BadViewsError(
-            "`augmentation` is called with a batch of one example and must return a batch of one. "
-            f"Received shape {(1, *before.shape)}, returned {shape}."
-        )
-    if not (jnp.issubdtype(dtype, jnp.floating) or dtype == _numpy_type(before)):
-        raise _BadViewsError(
-            "`augmentation` must return floating-point numbers, or leave the type as it is. "
-            f"Received {_numpy_type(before)}, returned {dtype}."
-        )
-    return after[0]
+    check_writes(augmentation, scope.state_mapping.keys() - {id(seed) for seed in seeds})
+    return checked(row, made)
 
 
 def _one_by_one(augmentation: Augmentation, x: Tree, positions: Any, key: Any) -> Tree:
@@ -173,7 +129,7 @@ def _by_tensorflow(augmentation: Augmentation, x: Tree, positions: Any, key: Any
     del positions, key
 
     def view(row: Tree) -> Tree:
-        return _checked(row, augmentation(jax.tree.map(lambda a: a[None], row)))
+        return checked(row, augmentation(jax.tree.map(lambda a: a[None], row)))
 
     if augmentation.mapped is None:
         tf: Any = sys.modules["tensorflow"]  # KerasCV has imported it
@@ -184,7 +140,3 @@ def _by_tensorflow(augmentation: Augmentation, x: Tree, positions: Any, key: Any
         )
     repeated = jax.tree.map(lambda a: np.repeat(a, augmentation.count, axis=0), x)
     return jax.tree.map(np.asarray, augmentation.mapped(repeated))
-
-
-def _numpy_type(array: Any) -> Any:
-    return np.dtype(getattr(array.dtype, "as_numpy_dtype", array.dtype))

@@ -1,12 +1,36 @@
 """Compilation, loops and the cutting of microbatches on JAX."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 
+from keras_dp.backend.train_function import TrainFunction
 from keras_dp.types import Tree
+
+
+class StatelessTrainFunction(TrainFunction):
+    """Keras' loop passes the state and takes the new one."""
+
+    def __call__(self, state: Any, iterator: Iterator[Any]) -> tuple[dict[str, Any], Any]:
+        """Make `steps_per_execution` updates and return the logs and the new state."""
+        hold_state(self.update.model, state)
+        return self.update(state, iterator)
+
+
+def train_function(update: Any) -> TrainFunction:
+    """Return what Keras' loop calls once for every step.
+
+    Args:
+        update: `executor.UpdateFunction`.
+    """
+    return StatelessTrainFunction(update)
+
+
+def is_eager(model: Any) -> bool:
+    """Whether a model is to be trained without compilation."""
+    return bool(model.run_eagerly or not model.jit_compile)
 
 
 def compile_function(
@@ -58,6 +82,21 @@ def wait(results: Tree) -> None:
 def exact_products() -> AbstractContextManager[Any]:
     """Multiply float32 matrices in float32 inside, where accelerators would take fewer bits."""
     return jax.default_matmul_precision("highest")
+
+
+def apply_gradients(
+    optimizer: Any, optimizer_variables: list[Any], grads: list[Any], weights: list[Any]
+) -> tuple[list[Any], list[Any]]:
+    """Return the new weights and the new state of a Keras optimizer; nothing is changed in place.
+
+    Args:
+        optimizer: A `keras.optimizers.Optimizer` that is built.
+        optimizer_variables: Values of its variables.
+        grads: A gradient for each weight.
+        weights: Values of the weights.
+    """
+    new = optimizer.stateless_apply(optimizer_variables, grads, weights)
+    return list(new[0]), list(new[1])
 
 
 def hold_state(model: Any, state: tuple[list[Any], ...]) -> None:

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from keras_dp.augmentation import SEED_STATE
+from keras_dp.backend.float16 import FLOAT16_SCALE
 from keras_dp.backend.jax.clipping import clipped_sum
-from keras_dp.backend.jax.clipping.loss_scale import FLOAT16_SCALE
 from keras_dp.types import ClippedSum, Tree
 
 EVALUATED_TOGETHER = 256

@@ -1,48 +1,32 @@
 """How much memory a microbatch may take."""
 
-import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-MIB = 2**20
-CPU_PREFERRED = 32 * MIB
-"""Temporary memory up to which CPUs train fastest: beyond it, it leaves the caches and is fetched
-anew from the operating system in every step."""
+from keras_dp.backend.memory import (
+    ACCELERATOR_PART,
+    CPU_PREFERRED,
+    EXAMPLES_PART,
+    FEWEST_EXAMPLES,
+    MIB,
+    Memory,
+    largest_fitting,
+    physical_memory,
+)
 
-ACCELERATOR_PART = 0.6
-"""Part of an accelerator's free memory that a microbatch may take; the rest is for what the
-estimate leaves out, and for the data of the examples."""
-
-EXAMPLES_PART = 0.1
-"""Part of an accelerator's free memory that the data of examples may take."""
+__all__ = ["FEWEST_EXAMPLES", "MIB", "Memory"]
 
 MARGIN = 1.4
 """How far the memory of a compiled program may pass what its size was chosen for."""
-
-FEWEST_EXAMPLES = 32
-"""Examples in a microbatch for which more memory than preferred is taken: with fewer, matrix
-products are slow."""
-
-
-class Memory(NamedTuple):
-    """Memory for a microbatch, in bytes.
-
-    Attributes:
-        preferred: Up to here more examples at a time are faster.
-        limit: What may be taken at most.
-    """
-
-    preferred: int
-    limit: int
 
 
 def microbatch_memory() -> Memory:
     """Return the memory for a microbatch on the default device."""
     free = _free_memory()
     if free is None:
-        return Memory(CPU_PREFERRED, _physical_memory() // 4 // jax.local_device_count())
+        return Memory(CPU_PREFERRED, physical_memory() // 4 // jax.local_device_count())
     return Memory(int(ACCELERATOR_PART * free), int(ACCELERATOR_PART * free))
 
 
@@ -50,7 +34,7 @@ def examples_memory() -> int:
     """Return how many bytes of examples may be on the default device at a time."""
     free = _free_memory()
     if free is None:
-        return _physical_memory() // 16 // jax.local_device_count()
+        return physical_memory() // 16 // jax.local_device_count()
     return int(EXAMPLES_PART * free)
 
 
@@ -61,11 +45,7 @@ def fitting_examples(bytes_per_example: float, views: int = 1) -> int:
         bytes_per_example: Temporary memory that an example takes, with all its views.
         views: Number of augmented views of an example.
     """
-    fewest = max(1, FEWEST_EXAMPLES // views)
-    preferred, limit = (
-        max(1, int(memory / max(1.0, bytes_per_example))) for memory in microbatch_memory()
-    )
-    return 1 << (max(preferred, min(fewest, limit)).bit_length() - 1)
+    return largest_fitting(microbatch_memory(), bytes_per_example, views)
 
 
 def corrected_size(size: int, function: Callable[..., Any], *arguments: Any, views: int = 1) -> int:
@@ -95,10 +75,3 @@ def _free_memory() -> int | None:
     if not stats or "bytes_limit" not in stats:
         return None
     return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-
-
-def _physical_memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # not a POSIX system
-        return 8 * 1024 * MIB

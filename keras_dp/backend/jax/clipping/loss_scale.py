@@ -23,12 +23,6 @@ import jax.numpy as jnp
 from keras_dp.clip_rules.factors import Clip
 from keras_dp.types import ClippedSum, Tree
 
-FLOAT16_SCALE = 2.0**8
-"""The scale that gradients in float16 start from.
-
-An example's loss is not divided by the batch, so this does what 2^16 does in a batch of 256.
-"""
-
 STEP = 2.0**8
 """What a scale is divided by when its example's gradient overflows. A power of two: exact."""
 

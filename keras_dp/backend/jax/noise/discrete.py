@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from keras_dp.backend.discrete_table import SIGMA
-from keras_dp.backend.jax.noise.drawing import LONGEST, integers, positions, stretches_of
+from keras_dp.backend.discrete_table import LONGEST, SIGMA
+from keras_dp.backend.jax.noise.drawing import integers, positions, stretches_of
 from keras_dp.plan import LATTICE
 from keras_dp.types import ByDevice, Part
 

@@ -15,16 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from keras_dp.backend.discrete_table import CELLS, AliasTable, alias_table
+from keras_dp.backend.discrete_table import (
+    CELLS,
+    INNER,
+    PER_BLOCK,
+    AliasTable,
+    alias_table,
+)
 from keras_dp.backend.jax.noise import chacha
 from keras_dp.types import Part
-
-INNER = 327
-"""At most `sqrt((SIGMA / 2)**2 - 1)`, so that the first two draws overlap as the proof asks."""
-
-PER_BLOCK = 4
-LONGEST = 2**32
-"""Positions in the stream."""
 
 _CHUNK = 2**13  # blocks; what they need stays in the cache of a CPU
 _CELL_BITS = CELLS.bit_length() - 1
