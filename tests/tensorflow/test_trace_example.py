@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dp import backend
+from keras_dp.backend.tensorflow.clipping import bookkeeping
 from keras_dp.errors import NotPrivateError
 from tests.tensorflow.models import MODELS, draw
 from tests.tensorflow.oracle import build, private, values
@@ -51,6 +52,14 @@ def test_state_that_depends_on_no_data_moves_on_as_keras_moves_it():
     for advance in (traced.advance, tf.function(traced.advance)):
         for new, other in zip(advance(params, state), expected, strict=True):
             assert tf.reduce_all(new == other)
+
+
+def test_a_weight_whose_gradient_no_site_accounts_for_is_refused(monkeypatch):
+    found = bookkeeping.find_uses
+    monkeypatch.setattr(bookkeeping, "find_uses", lambda *arguments: found(*arguments)[1:])
+    model, loss, rows = MODELS["mlp"]()
+    with pytest.raises(NotPrivateError, match=r"Every gradient .* must be clipped.*kernel"):
+        build(private(model, loss), rows)
 
 
 def _rules(name):

@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from keras_dp.augmentation import SEED_STATE
-from keras_dp.backend.tensorflow.clipping import clipped_sum
-from keras_dp.backend.tensorflow.clipping.loss_scale import FLOAT16_SCALE
+from keras_dp.backend.float16 import FLOAT16_SCALE
+from keras_dp.backend.tensorflow.clipping.front import clipped_sum
 from keras_dp.backend.tensorflow.clipping.trees import Packed
 from keras_dp.types import ClippedSum, Tree
 

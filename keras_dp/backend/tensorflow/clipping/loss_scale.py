@@ -19,9 +19,6 @@ from keras_dp.backend.tensorflow.clipping.trees import Packed
 from keras_dp.clip_rules.factors import Clip
 from keras_dp.types import ClippedSum, Tree
 
-FLOAT16_SCALE = 2.0**8
-"""The scale that gradients in float16 start from."""
-
 STEP = 2.0**8
 """What a scale is divided by when its example's gradient overflows. A power of two: exact."""
 

@@ -42,6 +42,7 @@ def trace_example(model: Any, rows: Tree) -> ExampleTrace:
     views = 1 if model.view_maker is None else model.view_maker.count
     example = _example(rows, viewed=model.view_maker is not None)
     specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in example.tensors]
+    names = [variable.path for variable in model.trainable_variables]
     found: list[Any] = []
 
     def traced(params: list[Any], state: list[Any], leaves: list[Any], zero: Any) -> Any:
@@ -50,6 +51,7 @@ def trace_example(model: Any, rows: Tree) -> ExampleTrace:
         loss = Traced(loss_fn, params, example.unpacked(leaves), zero, 1)
         after = [tf.convert_to_tensor(value) for value in loss.aux["non_trainable"]]
         flow = Flow(after, [*params, *state], [*leaves, zero])
+        check_complete(loss, names)
         found.append((loss, flow, params, state, after))
         return loss.loss
 
@@ -59,7 +61,6 @@ def trace_example(model: Any, rows: Tree) -> ExampleTrace:
     loss, flow, params, state, after = found[0]
     check_writes(function.graph)
     dependent = tuple(i for i, value in enumerate(after) if flow.of(value) & DATA)
-    names = [variable.path for variable in model.trainable_variables]
     return ExampleTrace(
         dependent,
         _advance(function, params, state, after, set(dependent)),
@@ -87,6 +88,26 @@ def _advance(
         return new
 
     return advance
+
+
+def check_complete(loss: Traced, names: list[str]) -> None:
+    """Refuse a loss in which a weight has a gradient that no site accounts for.
+
+    Raises:
+        NotPrivateError: naming the weights.
+    """
+    if loss.flow.has_lists:
+        return
+    gradients = tf.gradients(loss.loss, loss.weights)
+    met = {weight.ref() for tensor in loss.met for weight in loss.flow.weights_behind(tensor)}
+    each = zip(names, loss.weights, gradients, strict=True)
+    missed = [name for name, weight, g in each if g is not None and weight.ref() not in met]
+    if missed:
+        raise NotPrivateError(
+            "Every gradient of a weight must be clipped, but it was not found where these weights "
+            f"meet data: {missed}. Write the layer that holds them with `keras.ops` alone, or set "
+            "`layer.trainable = False`."
+        )
 
 
 def check_writes(graph: Any) -> None:
