@@ -226,4 +226,4 @@ def test_momentum_goes_on_where_the_last_fit_ended():
     before = np.array(kernel.numpy())
     model.optimizer.learning_rate = 0.0
     model.fit(X, Y, verbose=0)
-    np.testing.assert_allclose(kernel.numpy() - before, 0.5 * momentum, rtol=1e-5)
+    np.testing.assert_allclose(kernel.numpy() - before, 0.5 * momentum, rtol=1e-5, atol=1e-7)

@@ -1,6 +1,5 @@
 """A model's loss of one example on PyTorch, its clipped sums, and what its state takes up."""
 
-import hashlib
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from keras_dp.backend.torch.clipping.assemble import (
     with_loss_scale,
 )
 from keras_dp.backend.torch.clipping.covering import uses_of
+from keras_dp.backend.torch.clipping.randomness import OwnRandomness
 from keras_dp.backend.torch.clipping.recording import Record, UnrecordedError, capture, mapped
 from keras_dp.backend.trace import ExampleTrace
 from keras_dp.clip_rules import Clip
@@ -56,9 +56,8 @@ def clip_examples(
     Privacy:
         Adding or removing one example moves the sums by at most the clip rule's sensitivity.
     """
-    rows = {name: mapped(_tensor, examples[name]) for name in ("x", "y", "sample_weight")}
-    state = _own_randomness(model, non_trainable, int(examples["position"][0]))
-    loss_fn = example_loss(model, state, metrics)
+    rows = mapped(_tensor, examples)
+    loss_fn = example_loss(model, non_trainable, metrics)
     layers = [variable.path.rpartition("/")[0] for variable in model.trainable_variables]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(layers))}
     clip = Clip(model.optimizer.clip_rule, clip_norm, tuple(numbers[name] for name in layers))
@@ -82,17 +81,18 @@ def example_loss(model: Any, non_trainable: list[Any], metrics: list[Any]) -> Lo
     """
     keeps_predictions = model.needs_predictions()
 
-    def of_view(params: Any, example: Tree, x: Tree) -> tuple[torch.Tensor, Tree]:
+    def of_view(params: Any, example: Tree, x: Tree, view: int) -> tuple[torch.Tensor, Tree]:
         one = {**example, "x": x}
-        loss, y_pred, after = loss_and_state(model, params, non_trainable, metrics, one)
+        with OwnRandomness(example["position"], view):
+            loss, y_pred, after = loss_and_state(model, params, non_trainable, metrics, one)
         changes = [new - old for new, old in zip(after[1], metrics, strict=True)]
         return loss, {"y_pred": y_pred if keeps_predictions else None, "metrics": changes}
 
     def loss_fn(params: Any, example: Tree) -> tuple[torch.Tensor, Tree]:
         if model.view_maker is None:
-            return of_view(params, example, example["x"])
+            return of_view(params, example, example["x"], 0)
         views = [_row(example["x"], k) for k in range(model.view_maker.count)]
-        found = [of_view(params, example, view) for view in views]
+        found = [of_view(params, example, view, k) for k, view in enumerate(views)]
         losses = torch.stack([loss for loss, _ in found])
         changes = zip(*(outputs["metrics"] for _, outputs in found), strict=True)
         means = [torch.stack(each).float().mean(0).to(each[0].dtype) for each in changes]
@@ -141,19 +141,27 @@ def trace_example(model: Any, rows: Tree) -> ExampleTrace:
         rows: `(x, y, sample_weight)` with a few examples, of which only the shapes are used.
     """
     blank = mapped(_blank, dict(zip(("x", "y", "sample_weight"), rows, strict=True)))
+    blank["position"] = torch.zeros(1, dtype=torch.int64)
     views = model.view_maker is not None
     one = {**blank, "x": mapped(lambda a: a[:, 0], blank["x"])} if views else blank
     state = [[v.value.detach() for v in each] for each in _state_of(model)]
+    written: set[int] = set()
     dependent: set[int] = set()
 
     def of_one(params: Any, example: Tree) -> tuple[torch.Tensor, Tree]:
         loss, _, (after, _) = loss_and_state(model, params, state[1], state[2], example)
         for i, (old, new) in enumerate(zip(state[1], after, strict=True)):
-            if new is not old and capture(torch.as_tensor(new))[1] is not None:
-                dependent.add(i)
+            if new is not old:
+                written.add(i)
+                if capture(torch.as_tensor(new))[1] is not None:
+                    dependent.add(i)
         return loss, None
 
-    _recorded(of_one, state[0], one)
+    if _recorded(of_one, state[0], one) is None:
+        # What `vmap` cannot run is not known: whatever it writes, but seeds, may be of the data.
+        of_one(state[0], _row(one, 0))
+        seeds = {i for i, v in enumerate(model.non_trainable_variables) if v.name == SEED_STATE}
+        dependent = written - seeds
     return ExampleTrace(
         tuple(sorted(dependent)),
         partial(_advance, model, one, frozenset(dependent)),
@@ -181,7 +189,7 @@ def _advance(model: Any, one: Tree, dependent: Any, params: Any, non_trainable: 
     """Return the non-trainable variables after a run on zeros, but for those that take up data."""
     if not non_trainable:
         return []
-    example = mapped(lambda a: None if a is None else a[0], one)
+    example = _row(one, 0)
     metrics = [variable.value for variable in model.metrics_variables]
     with torch.no_grad():
         _, _, (after, _) = loss_and_state(model, params, non_trainable, metrics, example)
@@ -228,26 +236,8 @@ def _state_of(model: Any) -> tuple[list[Any], list[Any], list[Any]]:
     return model.trainable_variables, model.non_trainable_variables, model.metrics_variables
 
 
-def _own_randomness(model: Any, non_trainable: list[Any], position: int) -> list[Any]:
-    """Give every seed generator a state that belongs to this microbatch alone.
-
-    `torch.vmap` then draws other numbers for each of its examples.
-    """
-    return [
-        _folded(value, position) if variable.name == SEED_STATE else value
-        for variable, value in zip(model.non_trainable_variables, non_trainable, strict=True)
-    ]
-
-
-def _folded(state: torch.Tensor, position: int) -> torch.Tensor:
-    words = f"{[int(word) for word in state]}/{position}".encode()
-    digest = hashlib.blake2b(words, digest_size=4).digest()
-    values = [int.from_bytes(digest, "little") >> 1, 0]
-    return torch.tensor(values, dtype=state.dtype, device=state.device)
-
-
 def _row(tree: Tree, index: int) -> Tree:
-    return mapped(lambda leaf: leaf[index], tree)
+    return mapped(lambda leaf: None if leaf is None else leaf[index], tree)
 
 
 def _tensor(leaf: Any) -> Any:

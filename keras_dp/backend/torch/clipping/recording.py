@@ -77,6 +77,8 @@ class Site:
         weights: What depends on weights, in the order of the arguments.
         data: What the examples read, each of shape `(examples, ...)`.
         outputs: What the call gave, each of shape `(examples, ...)`.
+        edges: Where the gradients of the outputs arrive, whatever is written into them later.
+        versions: How often the data had been written into when they were read.
     """
 
     function: Callable[..., Any]
@@ -85,6 +87,8 @@ class Site:
     weights: tuple[Derived, ...]
     data: tuple[torch.Tensor, ...]
     outputs: tuple[torch.Tensor, ...]
+    edges: tuple[Any, ...]
+    versions: tuple[int, ...]
 
     def call(self, weights: Any, data: Any) -> Any:
         """Make the call again for one example."""
@@ -139,6 +143,8 @@ class Record(TorchFunctionMode):
     def gradients(self, losses: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         """Return for each site the gradients of the examples' losses with respect to its outputs.
 
+        Sites that act on no loss are dropped.
+
         Raises:
             UnrecordedError: when a gradient reaches a weight by another way than a site.
 
@@ -147,19 +153,22 @@ class Record(TorchFunctionMode):
             example could move the sum by more than the clip norm. The weights are leaves of the
             same gradient, so such a way shows as a gradient that is there.
         """
-        outputs = [output for site in self.sites for output in site.outputs]
-        found: tuple[Any, ...] = (None,) * (len(outputs) + len(self.weights))
+        for site in self.sites:
+            if site.versions != tuple(tensor._version for tensor in site.data):
+                raise UnrecordedError("what a call with a weight read was written into later")
+        edges = [edge for site in self.sites for edge in site.edges]
+        found: tuple[Any, ...] = (None,) * (len(edges) + len(self.weights))
         if losses.requires_grad:
-            found = torch.autograd.grad(losses.sum(), [*outputs, *self.weights], allow_unused=True)
-        if any(gradient is not None for gradient in found[len(outputs) :]):
+            found = torch.autograd.grad(losses.sum(), [*edges, *self.weights], allow_unused=True)
+        if any(gradient is not None for gradient in found[len(edges) :]):
             raise UnrecordedError("a weight acts on the loss without having met data")
         rest = iter(found)
+        given = [tuple(next(rest) for _ in site.edges) for site in self.sites]
+        kept = [i for i, each in enumerate(given) if any(g is not None for g in each)]
+        self.sites = [self.sites[i] for i in kept]
         return [
-            tuple(
-                torch.zeros_like(o) if g is None else g
-                for o, g in zip(site.outputs, rest, strict=False)
-            )
-            for site in self.sites
+            tuple(map(_or_zeros, given[i], site.outputs))
+            for i, site in zip(kept, self.sites, strict=True)
         ]
 
     def _with_weights(self, func: Any, args: Any, kwargs: Any, tensors: Any) -> Any:
@@ -175,9 +184,8 @@ class Record(TorchFunctionMode):
                     data[id(tensor)] = seen
         if not data:
             return self._of_weights_alone(func, args, kwargs, weights)
-        name = getattr(func, "__name__", "")
-        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
-            raise UnrecordedError(f"{name} writes into a value that it is given")
+        if _writes(func):
+            return self._written(func, args, kwargs)
         numbers: dict[int, Any] = {key: Weight(i) for i, key in enumerate(weights)}
         numbers |= {key: Data(i) for i, key in enumerate(data)}
 
@@ -196,8 +204,20 @@ class Record(TorchFunctionMode):
         if outputs:
             call = func, mapped(standing, args), mapped(standing, kwargs)
             used, read = tuple(weights.values()), tuple(data.values())
-            self.sites.append(Site(*call, used, read, tuple(outputs)))
+            edges = tuple(torch.autograd.graph.get_gradient_edge(each) for each in outputs)
+            versions = tuple(tensor._version for tensor in read)
+            self.sites.append(Site(*call, used, read, tuple(outputs), edges, versions))
         return tapped
+
+    def _written(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Make a call that writes into what it is given as one that does not, and then write."""
+        name = func.__name__
+        plain = getattr(_TENSOR, name[:-1], None)
+        if plain is None or not args or id(args[0]) in self._derived:
+            raise UnrecordedError(f"{name} writes into a value that it is given")
+        call = (args[0].clone(), *args[1:])
+        result = self._with_weights(plain, call, kwargs, tensors_of((call, kwargs)))
+        return args[0].copy_(result)
 
     def _of_weights_alone(self, func: Any, args: Any, kwargs: Any, weights: Any) -> Any:
         result = func(*args, **kwargs)
@@ -205,7 +225,7 @@ class Record(TorchFunctionMode):
         if func in KEEP_NORMS and len(weights) == 1:
             (leaf,) = (derived.leaf for derived in weights.values())
         for tensor in tensors_of(result):
-            if tensor.requires_grad and id(tensor) not in self._derived:
+            if tensor.requires_grad and (_writes(func) or id(tensor) not in self._derived):
                 self._derived[id(tensor)] = Derived(tensor, leaf)
         return result
 
@@ -221,6 +241,11 @@ class Record(TorchFunctionMode):
     def _count(self, result: Any) -> None:
         if isinstance(result, _TENSOR):
             self.bytes += result.numel() * result.element_size()
+
+
+def _writes(func: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
 def _or_zeros(gradient: torch.Tensor | None, output: torch.Tensor) -> torch.Tensor:
