@@ -51,9 +51,14 @@ test: $(VENV)/.installed-test
 	@$(MAKE) test-contract
 
 # Keras' other backends, in a virtual environment each.
-test-contract: venv-torch venv-tensorflow
+# The last line moves a model's file from one to the next.
+test-contract: $(VENV)/.installed-test
+	@$(MAKE) --no-print-directory -j 2 venv-torch venv-tensorflow
 	KERAS_BACKEND=torch $(VENV)-torch/bin/python -m pytest $(PYTEST_ARGS) tests/contract
 	KERAS_BACKEND=tensorflow $(VENV)-tensorflow/bin/python -m pytest $(PYTEST_ARGS) tests/contract
+	KERAS_DP_TORCH_PYTHON=$(VENV)-torch/bin/python \
+	KERAS_DP_TENSORFLOW_PYTHON=$(VENV)-tensorflow/bin/python \
+	$(BIN)/python -m pytest tests/contract/test_moving.py
 
 test-torch: venv-torch
 	KERAS_BACKEND=torch $(VENV)-torch/bin/python -m pytest $(PYTEST_ARGS)

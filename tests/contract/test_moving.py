@@ -15,9 +15,16 @@ from keras_dp import accounting
 from tests.contract import moved
 
 OTHERS = ("jax", "torch", "tensorflow")
+PYTHONS = {
+    name: os.environ.get(f"KERAS_DP_{name.upper()}_PYTHON")
+    or (sys.executable if importlib.util.find_spec(name) else None)
+    for name in OTHERS
+}
+"""What runs a backend: the interpreter that the environment names, or this one."""
+
 ROUND = [keras.backend.backend()]
-ROUND += [b for b in OTHERS if b not in ROUND and importlib.util.find_spec(b)]
-"""This backend, then all others that are installed."""
+ROUND += [name for name in OTHERS if name not in ROUND and PYTHONS[name]]
+"""This backend, then all others that are there."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +34,7 @@ def stations(tmp_path_factory):
     for backend in ROUND:
         after = str(folder / f"{backend}.keras")
         done = subprocess.run(
-            [sys.executable, "-m", "tests.contract.moved", before, after],
+            [PYTHONS[backend], "-m", "tests.contract.moved", before, after],
             env={**os.environ, "KERAS_BACKEND": backend},
             capture_output=True,
             text=True,

@@ -133,9 +133,7 @@ def run(loss):
 
 @pytest.mark.parametrize("loss", NOT_RECORDED, ids=lambda loss: loss.__name__)
 def test_what_cannot_be_recorded_is_noticed(loss):
-    with pytest.raises(
-        (UnrecordedError, RuntimeError), match="met data|in-place|control flow|vmap"
-    ):
+    with pytest.raises((UnrecordedError, RuntimeError), match=r"met data|in-place|flow|vmap"):
         run(loss)
 
 
@@ -151,7 +149,5 @@ def test_data_that_are_written_into_after_a_site_read_them_are_noticed():
         x.mul_(3.0)
         return y.sum() + p[0].sum() * x.sum()
 
-    with pytest.raises(
-        (UnrecordedError, RuntimeError), match="written into|modified by an inplace"
-    ):
+    with pytest.raises((UnrecordedError, RuntimeError), match=r"written into|modified by"):
         run(loss)

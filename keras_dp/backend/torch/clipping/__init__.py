@@ -7,7 +7,7 @@ import torch
 
 from keras_dp.backend.torch.clipping import assemble, reference
 from keras_dp.backend.torch.clipping.assemble import with_loss_scale
-from keras_dp.backend.torch.clipping.recording import UnrecordedError, mapped, tensors_of
+from keras_dp.backend.torch.clipping.recording import mapped, tensors_of
 from keras_dp.clip_rules import Clip, ClipRule
 from keras_dp.types import ClippedSum, Tree
 
@@ -18,13 +18,9 @@ def _auto(*arguments: Any) -> ClippedSum:
     """Take the record, or the slow sure way for a loss that it does not cover."""
     try:
         return assemble.clipped_sum(*arguments)
-    except (UnrecordedError, RuntimeError, NotImplementedError) as error:
-        import os
-
-        os.environ.get("DBG") and print("FALLBACK", type(error).__name__, str(error)[:250])
-        os.environ.get("DBG") == "2" and __import__("traceback").print_exc()
-        # What `vmap` cannot run, data-dependent control flow for one. Any error that the loss
-        # itself has comes again.
+    except Exception:
+        # `UnrecordedError`, or what `vmap` cannot run, data-dependent control flow for one. An
+        # error that the loss itself has comes again.
         return reference.clipped_sum(*arguments)
 
 
