@@ -50,6 +50,16 @@ def looked_up_and_tied(p, x):
     return torch.tanh(F.embedding(ids, p[0]) @ p[0].T + p[1]).square().sum()
 
 
+def tied_by_a_linear_call(p, x):
+    ids = (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0).long()
+    return torch.sin(F.linear(F.embedding(ids, p[0]) + p[1], p[0])).square().sum()
+
+
+def looked_up_and_multiplied_by_rows(p, x):
+    ids = (x[:, 0] > 0).long()
+    return torch.sin(F.embedding(ids, p[0]) + x @ p[0]).sum() + (x * p[1]).sum()
+
+
 def joined_with_a_weight(p, x):
     return torch.sin(torch.cat([p[1][None], x]) @ p[0]).sum()
 
@@ -87,6 +97,8 @@ LOSSES = (
     equation_backwards,
     scaled_weight,
     looked_up_and_tied,
+    tied_by_a_linear_call,
+    looked_up_and_multiplied_by_rows,
     joined_with_a_weight,
     put_into_a_buffer,
     of_weights_alone,

@@ -19,6 +19,7 @@ from keras_dp.backend.torch.clipping.assemble import (
 from keras_dp.backend.torch.clipping.covering import uses_of
 from keras_dp.backend.torch.clipping.randomness import OwnRandomness
 from keras_dp.backend.torch.clipping.recording import Record, capture, mapped
+from keras_dp.backend.torch.clipping.tied import tied
 from keras_dp.backend.trace import ExampleTrace
 from keras_dp.clip_rules import Clip
 from keras_dp.types import ClippedSum, Tree
@@ -210,10 +211,10 @@ def _report(model: Any, blank: Tree) -> Report:
         uses = [use for s, z in zip(record.sites, zeros, strict=True) for use in uses_of(s, z)]
     for weight, value in zip(names, record.weights, strict=True):
         own = [use for use in uses if _comes_from(use.derived.value, value)]
-        direct = joined([use for use in own if use.derived.leaf is not None])
+        direct = tied(value, joined([use for use in own if use.derived.leaf is not None]))
         for use in (*direct, *(use for use in own if use.derived.leaf is None)):
-            alone = use.derived.leaf is not None and len(own) == len(direct) == 1
-            rule = use.name if alone or len(direct) == 1 == len(own) else f"{use.name}, pulled back"
+            direct_alone = len(direct) == 1 and all(u.derived.leaf is not None for u in own)
+            rule = use.name if direct_alone else f"{use.name}, pulled back"
             shape = tuple(use.derived.value.shape)
             rows.append(Row((weight,), shape, type(use).__name__, rule, use.flops, use.bytes))
         if not own:

@@ -14,6 +14,7 @@ import torch
 from keras_dp.backend.torch.clipping.covering import uses_of
 from keras_dp.backend.torch.clipping.recording import Derived, Record, mapped, tensors_of
 from keras_dp.backend.torch.clipping.rules import Dense, Use, WrittenOut, contracted, squares
+from keras_dp.backend.torch.clipping.tied import tied
 from keras_dp.clip_rules import Clip
 from keras_dp.types import ClippedSum, Tree
 
@@ -125,7 +126,8 @@ def take_apart(record: Record, losses: torch.Tensor, weights: list[torch.Tensor]
         for i, part in enumerate(_back(uses[0].derived, weights, written)):
             if part is not None:
                 back[i] = part if back[i] is None else back[i] + part
-    return [Piece(w, joined(u), b) for w, u, b in zip(weights, direct, back, strict=True)]
+    whole = [tied(w, joined(u)) for w, u in zip(weights, direct, strict=True)]
+    return [Piece(w, u, b) for w, u, b in zip(weights, whole, back, strict=True)]
 
 
 def joined(uses: list[Use]) -> list[Use]:
