@@ -45,10 +45,13 @@ EVERYWHERE = {"accounting", "contract", "sampling"}
 def pytest_ignore_collect(collection_path, config):
     """Leave out what belongs to another backend: on all but JAX, what is not named here."""
     parts = Path(collection_path).relative_to(config.rootpath).parts
+    others = {"jax", "tensorflow", "torch"} - {BACKEND}
+    if parts[:2] == ("keras_dp", "backend") and len(parts) > 2 and parts[2] in others:
+        return True
     if len(parts) < 2 or parts[0] not in ("tests", "keras_dp"):
         return None
     if BACKEND == "jax":
-        return True if parts[1] in ("torch", "tensorflow") else None
+        return True if parts[1] in others else None
     return None if parts[0] == "tests" and parts[1] in {*EVERYWHERE, BACKEND} else True
 
 

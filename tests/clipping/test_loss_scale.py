@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from keras_dp import clipping
-from keras_dp.backend.jax.clipping.loss_scale import FLOAT16_SCALE, STEP, TRIES
+from keras_dp.backend.jax.clipping.loss_scale import STEP, TRIES
+from keras_dp.clipping import FLOAT16_SCALE
 
 METHODS = sorted(clipping.METHODS)
 LARGEST = float(np.finfo(np.float16).max)
