@@ -116,7 +116,11 @@ def _summed(derived: Derived, gradient: torch.Tensor) -> Use:
 
 
 def _embedding(site: Site, gradients: Any) -> list[Use] | None:
-    if site.args != (Data(0), Weight(0)) or site.kwargs or site.weights[0].value.ndim != 2:
+    names = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
+    given = {**dict(zip(names, site.args[2:], strict=False)), **site.kwargs}
+    given.pop("norm_type", None)  # of no effect without `max_norm`
+    plain = all(value in (None, False) for value in given.values())
+    if site.args[:2] != (Data(0), Weight(0)) or not plain or site.weights[0].value.ndim != 2:
         return None
     return [Looked(site.weights[0], site.data[0], gradients[0])]
 
