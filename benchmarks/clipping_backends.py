@@ -24,7 +24,10 @@ import keras_dp
 from keras_dp import backend
 
 CLIP_NORM = 1.0
-TOLERANCE = 1e-3
+TOLERANCE = 1e-2
+"""Of the difference to the loop: one activation that rounds to the other side of its kink gives a
+few thousandths. `tests/contract` compares to 1e-5, on smooth models."""
+
 LOOPED = 8
 """Examples of a batch that the loop runs, whose time is taken in proportion."""
 
