@@ -1,6 +1,6 @@
 """How an example's gradient is scaled down, and what that bounds."""
 
-from keras_dp.clip_rules.factors import Clip
+from keras_dp.clip_rules.factors import Clip, layers_of, numbered
 from keras_dp.clip_rules.rules import (
     CLIP_RULES,
     AdaptiveQuantile,
@@ -21,5 +21,7 @@ __all__ = [
     "Flat",
     "PerLayer",
     "UnitNorm",
+    "layers_of",
+    "numbered",
     "resolve",
 ]

@@ -57,3 +57,28 @@ class Clip:
         safe = ops.where(taken, norms, 0.0)
         factors = self.rule.factors(safe, self.clip_norm, layers) / self.scales
         return ops.where(taken, factors, 0.0)
+
+
+def numbered(layers: Sequence[Any] | None, leaves: int) -> tuple[int, ...]:
+    """Number the layers in order of appearance.
+
+    Args:
+        layers: One hashable for each leaf of the parameters; `None`: each leaf is a layer.
+        leaves: Number of leaves.
+
+    Raises:
+        ValueError: for another number of layers than of leaves.
+    """
+    names = list(range(leaves)) if layers is None else list(layers)
+    if len(names) != leaves:
+        raise ValueError(
+            f"`layers` must have one entry for each of the {leaves} leaves of `params`. "
+            f"Received {len(names)}."
+        )
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return tuple(numbers[name] for name in names)
+
+
+def layers_of(model: Any) -> list[str]:
+    """Return the layer that each trainable variable of a Keras model belongs to."""
+    return [variable.path.rpartition("/")[0] for variable in model.trainable_variables]

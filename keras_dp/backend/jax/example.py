@@ -12,6 +12,7 @@ import numpy as np
 from keras_dp.augmentation import SEED_STATE
 from keras_dp.backend.float16 import FLOAT16_SCALE
 from keras_dp.backend.jax.clipping import clipped_sum
+from keras_dp.clip_rules import layers_of
 from keras_dp.types import ClippedSum, Tree
 
 EVALUATED_TOGETHER = 256
@@ -52,7 +53,7 @@ def clip_examples(
         clip_norm,
         "auto",
         model.optimizer.clip_rule,
-        [variable.path.rpartition("/")[0] for variable in model.trainable_variables],
+        layers_of(model),
         loss_scale(model),
     )
     clipped = clip(params, examples, valid)

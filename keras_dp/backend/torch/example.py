@@ -21,7 +21,7 @@ from keras_dp.backend.torch.clipping.randomness import OwnRandomness
 from keras_dp.backend.torch.clipping.recording import Record, capture, mapped
 from keras_dp.backend.torch.clipping.tied import tied
 from keras_dp.backend.trace import ExampleTrace
-from keras_dp.clip_rules import Clip
+from keras_dp.clip_rules import Clip, layers_of, numbered
 from keras_dp.types import ClippedSum, Tree
 
 LIVE_PART = 0.5
@@ -59,9 +59,8 @@ def clip_examples(
     """
     rows = mapped(_tensor, examples)
     loss_fn = example_loss(model, non_trainable, metrics)
-    layers = [variable.path.rpartition("/")[0] for variable in model.trainable_variables]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(layers))}
-    clip = Clip(model.optimizer.clip_rule, clip_norm, tuple(numbers[name] for name in layers))
+    layers = layers_of(model)
+    clip = Clip(model.optimizer.clip_rule, clip_norm, numbered(layers, len(params)))
     compute = METHODS["auto"]
     if any(layer.compute_dtype == "float16" for layer in model._flatten_layers()):
         compute = with_loss_scale(compute, FLOAT16_SCALE)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from keras_dp.backend.jax.clipping import reference
 from keras_dp.backend.jax.clipping.jaxpr import assemble, compat
 from keras_dp.backend.jax.clipping.loss_scale import with_loss_scale
-from keras_dp.clip_rules import Clip, ClipRule
+from keras_dp.clip_rules import Clip, ClipRule, numbered
 from keras_dp.types import ClippedSum, Tree
 
 
@@ -55,24 +55,12 @@ def clipped_sum(
                 f"`mask` must have shape ({size},), one entry for each example. "
                 f"Received shape {mask.shape}."
             )
-        clip = Clip(rule, clip_norm, _number(layers, len(jax.tree.leaves(params))))
+        clip = Clip(rule, clip_norm, numbered(layers, len(jax.tree.leaves(params))))
         if size == 0:
             return _of_nothing(_with_aux(loss_fn), params, batch)
         return compute(_with_aux(loss_fn), params, batch, mask, clip)
 
     return clip_and_sum
-
-
-def _number(layers: Sequence[Any] | None, leaves: int) -> tuple[int, ...]:
-    """Number the layers in order of appearance."""
-    names = list(range(leaves)) if layers is None else list(layers)
-    if len(names) != leaves:
-        raise ValueError(
-            f"`layers` must have one entry for each of the {leaves} leaves of `params`. "
-            f"Received {len(names)}."
-        )
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return tuple(numbers[name] for name in names)
 
 
 def _of_nothing(loss_fn: Callable[..., Any], params: Tree, batch: Tree) -> ClippedSum:

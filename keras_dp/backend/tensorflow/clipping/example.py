@@ -11,6 +11,7 @@ from keras_dp.augmentation import SEED_STATE
 from keras_dp.backend.float16 import FLOAT16_SCALE
 from keras_dp.backend.tensorflow.clipping.front import clipped_sum
 from keras_dp.backend.tensorflow.clipping.trees import Packed
+from keras_dp.clip_rules import layers_of
 from keras_dp.types import ClippedSum, Tree
 
 UNROLLED = 256
@@ -54,7 +55,7 @@ def clip_examples(
         clip_norm,
         "auto",
         model.optimizer.clip_rule,
-        [variable.path.rpartition("/")[0] for variable in model.trainable_variables],
+        layers_of(model),
         loss_scale(model),
         views,
     )

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_dp.backend.tensorflow.clipping import bookkeeping, reference
 from keras_dp.backend.tensorflow.clipping.loss_scale import with_loss_scale
 from keras_dp.backend.tensorflow.clipping.trees import Packed
-from keras_dp.clip_rules import Clip, ClipRule
+from keras_dp.clip_rules import Clip, ClipRule, numbered
 from keras_dp.types import ClippedSum, Tree
 
 _METHODS: dict[str, Callable[..., ClippedSum]] = {
@@ -65,7 +65,7 @@ def clipped_sum(
                 f"Received shape {tuple(mask.shape)}."
             )
         mask = tf.cast(mask, tf.float32)
-        clip = Clip(rule, clip_norm, _number(layers, len(tf.nest.flatten(params))))
+        clip = Clip(rule, clip_norm, numbered(layers, len(tf.nest.flatten(params))))
         method = _of_nothing if size == 0 else compute
         return in_graph(partial(method, _with_aux(loss_fn)), params, batch, mask, clip)
 
@@ -88,18 +88,6 @@ def in_graph(compute: Callable[..., ClippedSum], *arguments: Any) -> ClippedSum:
 
     tensors = tf.function(traced, autograph=False)(params, rows.tensors, mask)
     return packed[0].unpacked(tensors)
-
-
-def _number(layers: Sequence[Any] | None, leaves: int) -> tuple[int, ...]:
-    """Number the layers in order of appearance."""
-    names = list(range(leaves)) if layers is None else list(layers)
-    if len(names) != leaves:
-        raise ValueError(
-            f"`layers` must have one entry for each of the {leaves} leaves of `params`. "
-            f"Received {len(names)}."
-        )
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return tuple(numbers[name] for name in names)
 
 
 def _of_nothing(

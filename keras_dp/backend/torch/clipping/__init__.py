@@ -8,7 +8,7 @@ import torch
 from keras_dp.backend.torch.clipping import assemble, reference
 from keras_dp.backend.torch.clipping.assemble import with_loss_scale
 from keras_dp.backend.torch.clipping.recording import mapped, tensors_of
-from keras_dp.clip_rules import Clip, ClipRule
+from keras_dp.clip_rules import Clip, ClipRule, numbered
 from keras_dp.types import ClippedSum, Tree
 
 __all__ = ["METHODS", "clipped_sum"]
@@ -73,7 +73,7 @@ def clipped_sum(
                 )
             return loss, aux
 
-        clip = Clip(rule, clip_norm, _numbered(layers, len(weights)))
+        clip = Clip(rule, clip_norm, numbered(layers, len(weights)))
         if size == 0:
             sums = [torch.zeros(weight.shape) for weight in weights]
             return ClippedSum(_like(params, sums), torch.zeros(0), torch.zeros(0), None)
@@ -90,18 +90,6 @@ def _like(tree: Tree, tensors: Sequence[torch.Tensor]) -> Any:
 
 def _as_tensor(leaf: Any) -> Any:
     return leaf if leaf is None else torch.as_tensor(leaf)
-
-
-def _numbered(layers: Sequence[Any] | None, leaves: int) -> tuple[int, ...]:
-    """Number the layers in order of appearance."""
-    names = list(range(leaves)) if layers is None else list(layers)
-    if len(names) != leaves:
-        raise ValueError(
-            f"`layers` must have one entry for each of the {leaves} tensors of `params`. "
-            f"Received {len(names)}."
-        )
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return tuple(numbers[name] for name in names)
 
 
 def _batch_axis(batch: Tree) -> int:
