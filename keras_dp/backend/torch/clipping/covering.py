@@ -135,14 +135,11 @@ def _convolution(site: Site, gradients: Any) -> list[Use] | None:
         return None
     if x.ndim != axes + 3 or x.shape[1] != 1 or len(site.data) > 1:
         return None
-    groups = int(given.get("groups", 1))
-    if groups not in (1, x.shape[2]):
-        return None
     settings = Settings(
         _each(given.get("stride", 1), axes),
         _each(padding, axes),
         _each(given.get("dilation", 1), axes),
-        groups,
+        int(given.get("groups", 1)),
     )
     made = [_laid_over(kernel, x[:, 0].detach(), y[:, 0], settings)]
     if given.get("bias") is not None and len(site.weights) == 2:

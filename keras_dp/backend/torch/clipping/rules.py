@@ -5,11 +5,10 @@ A `Use` is one value that depends on weights, at one site, or at several that ca
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - as it is called everywhere
 
 from keras_dp.backend.torch.clipping.recording import Derived, Site
 
@@ -226,61 +225,6 @@ class WrittenOut(Use):
         return self._all[rows]
 
 
-class Convolved(Use):
-    """A kernel that is laid over an input: `G_i` is a product of patches and the gradient.
-
-    Args:
-        derived: The kernel, of shape `(out, in / groups, ...)`.
-        x: The inputs, each as the call has it, of shape `(examples, in, ...)`.
-        y: Gradients of the results, shape `(examples, out, ...)`.
-        stride: For each axis.
-        padding: For each axis, at either end.
-        dilation: For each axis.
-        groups: 1, or the number of input channels.
-    """
-
-    name = "patches"
-
-    def __init__(
-        self, derived: Derived, x: torch.Tensor, y: torch.Tensor, settings: "Settings"
-    ) -> None:
-        self.derived, self.settings = derived, settings
-        ends = [end for padding in reversed(settings.padding) for end in (padding, padding)]
-        self.x, self.y = (F.pad(x, ends) if any(ends) else x).float(), y.float()
-
-    @property
-    def examples(self) -> int:
-        """The number of examples."""
-        return len(self.x)
-
-    def gradients(self, rows: slice = slice(None)) -> torch.Tensor:
-        """Return the kernels' gradients, a product for each place in the kernel."""
-        x, y = self.x[rows], self.y[rows].flatten(2)
-        kernel = tuple(self.derived.value.shape[2:])
-        places = [self._seen(x, place).flatten(2) for place in _places(kernel)]
-        if self.settings.groups == 1:
-            products = [torch.bmm(y, place.transpose(1, 2)) for place in places]
-            return torch.stack(products, dim=3).reshape(len(x), *self.derived.value.shape)
-        many = y.shape[1] // x.shape[1]
-        split = y.reshape(len(y), x.shape[1], many, -1)
-        found = [(split * place.unsqueeze(2)).sum(3).flatten(1) for place in places]
-        return torch.stack(found, dim=2).reshape(len(x), *self.derived.value.shape)
-
-    def _seen(self, x: torch.Tensor, place: tuple[int, ...]) -> torch.Tensor:
-        """Return what one place of the kernel meets, of the result's size."""
-        index: list[slice] = [slice(None), slice(None)]
-        for axis, first in enumerate(place):
-            start = first * self.settings.dilation[axis]
-            stride, size = self.settings.stride[axis], self.y.shape[2 + axis]
-            index.append(slice(start, start + stride * (size - 1) + 1, stride))
-        return x[tuple(index)]
-
-    @property
-    def flops(self) -> int:
-        """Operations for the norm of one example."""
-        return 2 * self._numel
-
-
 @dataclass(frozen=True)
 class Settings:
     """How a convolution is laid over its input, a number for each axis."""
@@ -289,6 +233,68 @@ class Settings:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+
+
+class Convolved(Use):
+    """A kernel that is laid over an input: `G_i` is a product of patches and the gradient.
+
+    Examples are taken as groups of channels of one convolution, whose weight gradient is theirs.
+
+    Args:
+        derived: The kernel, of shape `(out, in / groups, ...)`.
+        x: The inputs, each as the call has it, of shape `(examples, in, ...)`.
+        y: Gradients of the results, shape `(examples, out, ...)`.
+        settings: How the kernel is laid over the input.
+    """
+
+    name = "patches"
+
+    def __init__(
+        self, derived: Derived, x: torch.Tensor, y: torch.Tensor, settings: Settings
+    ) -> None:
+        self.derived, self.settings = derived, settings
+        self.x, self.y = x.float(), y.float()
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        return len(self.x)
+
+    def gradients(self, rows: slice = slice(None)) -> torch.Tensor:
+        """Return the kernels' gradients."""
+        shape = tuple(self.derived.value.shape)
+        x, y = (a[rows].contiguous() for a in (self.x, self.y))
+        size = (len(x) * shape[0], *shape[1:])
+        found = self._gradient(x.flatten(0, 1)[None], size, y.flatten(0, 1)[None], len(x))
+        return found.reshape(len(x), *shape)
+
+    def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
+        """Return the sum, by the weight gradient of all examples where none was kept."""
+        if self._keeps:
+            return super().weighted_sum(factors)
+        x, y = used(factors, self.x), used(factors, self.y)
+        scaled = y * factors.reshape(-1, *[1] * (y.ndim - 1))
+        return self._gradient(x, tuple(self.derived.value.shape), scaled, 1)
+
+    def _gradient(
+        self, x: torch.Tensor, size: tuple[int, ...], y: torch.Tensor, examples: int
+    ) -> torch.Tensor:
+        compute: Any = _WEIGHT_GRADIENTS[len(size)]
+        stride, padding, dilation, groups = astuple(self.settings)
+        return torch.as_tensor(compute(x, size, y, stride, padding, dilation, examples * groups))
+
+    @property
+    def flops(self) -> int:
+        """Operations for the norm of one example."""
+        return 2 * self._numel
+
+
+_WEIGHT_GRADIENTS = {
+    3: torch.nn.grad.conv1d_weight,
+    4: torch.nn.grad.conv2d_weight,
+    5: torch.nn.grad.conv3d_weight,
+}
+"""By the number of the kernel's axes."""
 
 
 class Generic(Use):
@@ -340,12 +346,3 @@ def used(factors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 def squares(rows: torch.Tensor) -> torch.Tensor:
     """Return the squared norm of each row."""
     return torch.linalg.vector_norm(rows.reshape(len(rows), -1), dim=1).square()
-
-
-def _places(kernel: tuple[int, ...]) -> list[tuple[int, ...]]:
-    return [
-        tuple(int(i) for i in each)
-        for each in torch.cartesian_prod(*(torch.arange(n) for n in kernel)).reshape(
-            -1, len(kernel)
-        )
-    ]
