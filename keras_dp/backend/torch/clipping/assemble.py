@@ -14,6 +14,7 @@ import torch
 from keras_dp.backend.torch.clipping.covering import uses_of
 from keras_dp.backend.torch.clipping.recording import Derived, Record, mapped, tensors_of
 from keras_dp.backend.torch.clipping.rules import Dense, Use, WrittenOut, contracted, squares
+from keras_dp.backend.torch.clipping.standardised import standardised
 from keras_dp.backend.torch.clipping.tied import tied
 from keras_dp.clip_rules import Clip
 from keras_dp.types import ClippedSum, Tree
@@ -121,9 +122,15 @@ def take_apart(record: Record, losses: torch.Tensor, weights: list[torch.Tensor]
                 else:
                     direct[key].append(use)
     back: list[Any] = [None] * len(weights)
-    for uses in derived.values():
-        written = torch.stack([use.gradients() for use in joined(uses)]).sum(0)
-        for i, part in enumerate(_back(uses[0].derived, weights, written)):
+    for uses in map(joined, derived.values()):
+        closed = standardised(uses, weights)
+        if closed is not None:
+            direct[closed.form.kernel].append(closed)
+            found = closed.of_others(weights)
+        else:
+            written = torch.stack([use.gradients() for use in uses]).sum(0)
+            found = _back(uses[0].derived, weights, written)
+        for i, part in enumerate(found):
             if part is not None:
                 back[i] = part if back[i] is None else back[i] + part
     whole = [tied(w, joined(u)) for w, u in zip(weights, direct, strict=True)]

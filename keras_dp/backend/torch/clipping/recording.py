@@ -15,6 +15,7 @@ import keras
 import torch
 from torch.overrides import TorchFunctionMode
 
+from keras_dp.backend.torch.clipping.attention import attention
 from keras_dp.types import Tree
 
 _TENSOR: Any = torch.Tensor
@@ -33,6 +34,9 @@ KEEP_NORMS = {
 
 _SAME: dict[Any, Any] = {torch.moveaxis: torch.movedim, _TENSOR.moveaxis: torch.movedim}
 """Calls that `vmap` does not know, and their other name."""
+
+_FASTER: dict[Any, Any] = {torch.nn.functional.scaled_dot_product_attention: attention}
+"""Calls that `vmap` would make for one example after the other."""
 
 
 class UnrecordedError(Exception):
@@ -135,7 +139,7 @@ class Record(TorchFunctionMode):
             kwargs = {k: v for k, v in kwargs.items() if k != "memory_format"}
         tensors = tensors_of((args, kwargs))
         if not any(id(tensor) in self._derived for tensor in tensors):
-            result = func(*args, **kwargs)
+            result = _FASTER.get(func, func)(*args, **kwargs)
             self._count(result)
             return result
         return self._with_weights(func, args, kwargs, tensors)

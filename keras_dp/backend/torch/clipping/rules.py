@@ -5,10 +5,12 @@ A `Use` is one value that depends on weights, at one site, or at several that ca
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from keras_dp.backend.torch.clipping.recording import Derived, Site
 
@@ -34,24 +36,25 @@ class Use(ABC):
 
     def squares(self) -> torch.Tensor:
         """Return `|G_i|^2` of every example."""
-        written = self._written()
-        if written is not None:
-            return squares(written)
-        step = max(1, WRITTEN_OUT // (4 * self._numel))
-        parts = [slice(i, i + step) for i in range(0, self.examples, step)]
-        return torch.cat([squares(self.gradients(part)) for part in parts])
+        return torch.cat([squares(gradients) for _, gradients in self.parts()])
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """Return `sum_i factors_i G_i`, of the value's shape; a factor of 0 takes nothing."""
-        written = self._written()
-        if written is not None:
-            return contracted(factors, written)
-        step = max(1, WRITTEN_OUT // (4 * self._numel))
-        total = torch.zeros(self.derived.value.shape)
-        for i in range(0, self.examples, step):
-            part = slice(i, i + step)
-            total = total + contracted(factors[part], self.gradients(part))
+        total = torch.zeros(self.derived.value.shape, device=factors.device)
+        for rows, gradients in self.parts():
+            total = total + contracted(factors[rows], gradients)
         return total
+
+    def parts(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield examples and their `G_i`, as many at a time as memory is kept for."""
+        if self._keeps:
+            if not hasattr(self, "_kept"):
+                self._kept = self.gradients()
+            yield slice(None), self._kept
+            return
+        step = max(1, WRITTEN_OUT // (4 * self._numel))
+        for i in range(0, self.examples, step):
+            yield (part := slice(i, i + step)), self.gradients(part)
 
     @property
     @abstractmethod
@@ -71,13 +74,6 @@ class Use(ABC):
     @property
     def _keeps(self) -> bool:
         return 4 * self._numel * self.examples <= WRITTEN_OUT
-
-    def _written(self) -> torch.Tensor | None:
-        if not self._keeps:
-            return None
-        if not hasattr(self, "_kept"):
-            self._kept = self.gradients()
-        return self._kept
 
     @property
     def _numel(self) -> int:
@@ -107,9 +103,9 @@ class Dense(Use):
         self.x, self.y = x.float(), y.float()
         positions, wide, high = x.shape[1], x.shape[2], y.shape[2]
         self.name = "outer, product"
-        self._gram = positions == 1 or positions * (wide + high) < 1.5 * wide * high
+        self.by_gram = positions == 1 or positions * (wide + high) < 1.5 * wide * high
         if positions > 1:
-            self.name = "Gram matrices" if self._gram else "written out"
+            self.name = "Gram matrices" if self.by_gram else "written out"
 
     @property
     def examples(self) -> int:
@@ -130,18 +126,23 @@ class Dense(Use):
         """Return `|X_i' Y_i|^2`, by `<X_i X_i', Y_i Y_i'>` where that is less work."""
         if self.x.shape[1] == 1:
             return squares(self.x) * squares(self.y)
-        if not self._gram:
+        if not self.by_gram:
             return super().squares()
         grams = [torch.bmm(each, each.transpose(1, 2)) for each in (self.x, self.y)]
         return (grams[0] * grams[1]).sum((1, 2)).clamp(min=0)
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """Return `X' diag(factors) Y`."""
-        if not self._gram and self._keeps:
+        if not self.by_gram and self._keeps:
             return super().weighted_sum(factors)
         x, y = used(factors, self.x), used(factors, self.y)
         scaled = x * factors.reshape(-1, 1, 1)
         return self.placed((scaled.flatten(0, 1).T @ y.flatten(0, 1))[None])[0]
+
+    @property
+    def channel_axis(self) -> int | None:
+        """The axis of the value that is not summed over, if it is one."""
+        return self.outputs[0] if len(self.outputs) == 1 else None
 
     @property
     def flops(self) -> int:
@@ -150,12 +151,12 @@ class Dense(Use):
         outputs = self.y.shape[2]
         if positions == 1:
             return int(2 * (inputs + outputs))
-        return int(2 * positions**2 * (inputs + outputs) if self._gram else 2 * inputs * outputs)
+        return int(2 * positions**2 * (inputs + outputs) if self.by_gram else 2 * inputs * outputs)
 
     @property
     def bytes(self) -> int:
         """Memory that is kept for one example."""
-        kept = 4 * self._numel if not self._gram and self._keeps else 0
+        kept = 4 * self._numel if not self.by_gram and self._keeps else 0
         return kept + 4 * (self.x[0].numel() + self.y[0].numel())
 
 
@@ -248,6 +249,7 @@ class Convolved(Use):
     """
 
     name = "patches"
+    channel_axis = 0
 
     def __init__(
         self, derived: Derived, x: torch.Tensor, y: torch.Tensor, settings: Settings
@@ -290,9 +292,9 @@ class Convolved(Use):
 
 
 _WEIGHT_GRADIENTS = {
-    3: torch.nn.grad.conv1d_weight,
-    4: torch.nn.grad.conv2d_weight,
-    5: torch.nn.grad.conv3d_weight,
+    3: conv1d_weight,
+    4: conv2d_weight,
+    5: conv3d_weight,
 }
 """By the number of the kernel's axes."""
 
