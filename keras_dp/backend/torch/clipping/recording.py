@@ -35,6 +35,9 @@ KEEP_NORMS = {
 _SAME: dict[Any, Any] = {torch.moveaxis: torch.movedim, _TENSOR.moveaxis: torch.movedim}
 """Calls that `vmap` does not know, and their other name."""
 
+_PRODUCTS = {torch.matmul, torch.einsum, torch.nn.functional.linear, _TENSOR.matmul}
+"""Calls that read their gradient more than once, so that it is better laid out before."""
+
 _FASTER: dict[Any, Any] = {torch.nn.functional.scaled_dot_product_attention: attention}
 """Calls that `vmap` would make for one example after the other."""
 
@@ -204,7 +207,8 @@ class Record(TorchFunctionMode):
         result = func(*mapped(live, args), **mapped(live, kwargs))
         self._count(result)
         outputs: list[torch.Tensor] = []
-        tapped = mapped(lambda value: self._tapped(value, outputs), result)
+        kind = _ProductTap if func in _PRODUCTS else _Tap
+        tapped = mapped(lambda value: self._tapped(kind, value, outputs), result)
         if outputs:
             call = func, mapped(standing, args), mapped(standing, kwargs)
             used, read = tuple(weights.values()), tuple(data.values())
@@ -233,10 +237,10 @@ class Record(TorchFunctionMode):
                 self._derived[id(tensor)] = Derived(tensor, leaf)
         return result
 
-    def _tapped(self, value: Any, outputs: list[torch.Tensor]) -> Any:
+    def _tapped(self, kind: Any, value: Any, outputs: list[torch.Tensor]) -> Any:
         if not isinstance(value, _TENSOR) or not value.is_floating_point():
             return value
-        result, seen = tap(value)
+        result, seen = _applied(kind, value)
         if seen is None:
             raise UnrecordedError("the result of a call with data does not depend on them")
         outputs.append(seen)
@@ -298,6 +302,18 @@ class _Tap(_Capture):
         return _Capture.seen, 0
 
 
+class _ProductTap(_Tap):
+    """The same, for a value whose gradient is wanted contiguous."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, value: torch.Tensor) -> Any:
+        """Return a view, so that its gradient is laid out before it is that of the value."""
+        seen, axis = _Tap.vmap(info, in_dims, value)
+        result = seen.view_as(seen)
+        result.register_hook(_TENSOR.contiguous)
+        return result, axis
+
+
 def _of_examples(value: torch.Tensor, axis: int) -> torch.Tensor:
     seen = value.movedim(axis, 0) if axis else value
     try:
@@ -310,11 +326,6 @@ def _of_examples(value: torch.Tensor, axis: int) -> torch.Tensor:
 def capture(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return a value as it goes on, and as it is for all examples; `None` if it depends on none."""
     return _applied(_Capture, value)
-
-
-def tap(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the same of a value whose gradient is wanted."""
-    return _applied(_Tap, value)
 
 
 def _applied(kind: Any, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
