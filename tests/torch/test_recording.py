@@ -87,6 +87,17 @@ def unused(p, x):
     return (x * p[1]).sum()
 
 
+def recurrent(p, x):
+    state = torch.zeros(1, 4)
+    for row in x:
+        state = torch.tanh(state @ p[0] + row + p[1])
+    return state.square().sum()
+
+
+def first_state_of_ones(p, x):
+    return (torch.tanh(F.linear(torch.ones(4), p[0], p[1]) + x) @ p[0]).sin().sum()
+
+
 def nested(p, x):
     return torch.vmap(lambda row: torch.tanh(row @ p[0]).sum())(x).sum()
 
@@ -105,6 +116,8 @@ LOSSES = (
     with_control_flow,
     with_a_stopped_gradient,
     unused,
+    recurrent,
+    first_state_of_ones,
     nested,
 )
 NOT_RECORDED = (written_into, put_into_a_buffer, with_control_flow, nested)

@@ -92,6 +92,7 @@ def run(record: Record, loss_fn: LossFunction, weights: Any, batch: Tree) -> tup
     shape: list[Any] = []
 
     def of_one(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        record.anchor = rows[0]
         given = iter(rows)
         example = mapped(
             lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf, batch

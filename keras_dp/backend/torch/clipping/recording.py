@@ -118,7 +118,10 @@ class Record(TorchFunctionMode):
         sites: The sites.
         bytes: Memory of all results for one example.
         weights: The weights.
+        anchor: A value of the examples.
     """
+
+    anchor: torch.Tensor
 
     def __init__(self, weights: list[torch.Tensor]) -> None:
         super().__init__()
@@ -189,6 +192,10 @@ class Record(TorchFunctionMode):
                 captured[id(tensor)], seen = capture(tensor)
                 if seen is not None:
                     data[id(tensor)] = seen
+        if not data and func in _PRODUCTS and len(captured) == 1:
+            ((key, row),) = captured.items()
+            if row.numel() == row.shape[-1]:  # the first state of a recurrent layer, for one
+                captured[key], data[key] = _applied(_Spread, row, self.anchor)
         if not data:
             return self._of_weights_alone(func, args, kwargs, weights)
         if _writes(func):
@@ -271,7 +278,7 @@ class _Capture(torch.autograd.Function):
     seen: torch.Tensor | None = None
 
     @staticmethod
-    def forward(value: torch.Tensor) -> torch.Tensor:
+    def forward(value: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         """Return a value that is the same for all examples."""
         return value.view_as(value)
 
@@ -285,7 +292,7 @@ class _Capture(torch.autograd.Function):
         return gradient
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, value: torch.Tensor) -> Any:
+    def vmap(info: Any, in_dims: Any, value: torch.Tensor, *more: torch.Tensor) -> Any:
         """Return the values of all examples."""
         _Capture.seen = _of_examples(value, in_dims[0])
         return _Capture.seen, 0
@@ -295,7 +302,7 @@ class _Tap(_Capture):
     """The same, for a value whose gradient is wanted."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, value: torch.Tensor) -> Any:
+    def vmap(info: Any, in_dims: Any, value: torch.Tensor, *more: torch.Tensor) -> Any:
         """Return the values of all examples, as a leaf of the gradient if they are none yet."""
         seen = _of_examples(value, in_dims[0])
         _Capture.seen = seen if seen.requires_grad else seen.detach().requires_grad_()
@@ -306,12 +313,22 @@ class _ProductTap(_Tap):
     """The same, for a value whose gradient is wanted contiguous."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, value: torch.Tensor) -> Any:
+    def vmap(info: Any, in_dims: Any, value: torch.Tensor, *more: torch.Tensor) -> Any:
         """Return a view, so that its gradient is laid out before it is that of the value."""
         seen, axis = _Tap.vmap(info, in_dims, value)
         result = seen.view_as(seen)
         result.register_hook(_TENSOR.contiguous)
         return result, axis
+
+
+class _Spread(_Capture):
+    """Hands a value that all examples share to each of them."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, value: torch.Tensor, *more: torch.Tensor) -> Any:
+        """Return the value for all examples."""
+        _Capture.seen = value.expand(info.batch_size, *value.shape)
+        return _Capture.seen, 0
 
 
 def _of_examples(value: torch.Tensor, axis: int) -> torch.Tensor:
@@ -328,9 +345,9 @@ def capture(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     return _applied(_Capture, value)
 
 
-def _applied(kind: Any, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _applied(kind: Any, *values: Any) -> tuple[torch.Tensor, Any]:
     _Capture.seen = None
-    result = kind.apply(value)
+    result = kind.apply(*values)
     seen, _Capture.seen = _Capture.seen, None
     return result, seen
 
