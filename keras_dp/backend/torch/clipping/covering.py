@@ -156,20 +156,27 @@ def _laid_over(kernel: Derived, x: torch.Tensor, y: torch.Tensor, settings: Sett
     few = places == 1 or positions * (inputs + outputs) < 1.5 * inputs * outputs
     if settings.groups > 1 or len(shape) > 4 or not few:
         return Convolved(kernel, x, y, settings)
-    one = [1] * (4 - len(shape))  # an axis more for those that have one
+    rows = _patches(x, shape[2:], settings), y.float().flatten(2).transpose(1, 2)
+    return Dense(kernel, *rows, tuple(range(1, len(shape))), (0,))
+
+
+def _patches(x: torch.Tensor, kernel: tuple[int, ...], settings: Settings) -> torch.Tensor:
+    """Return what the kernel meets at each position, shape `(examples, positions, inputs)`."""
+    if math.prod(kernel) == 1 and not any(settings.padding):
+        steps: Any = (..., *(slice(None, None, stride) for stride in settings.stride))
+        return x[steps].flatten(2).transpose(1, 2)
+    one = [1] * (2 - len(kernel))  # an axis more for those that have one
 
     def two(values: tuple[int, ...], missing: int) -> tuple[int, ...]:
         return (*[missing] * len(one), *values)
 
-    patches = F.unfold(
+    return F.unfold(
         x.reshape(*x.shape[:2], *one, *x.shape[2:]).float(),
-        (*one, *shape[2:]),
+        (*one, *kernel),
         two(settings.dilation, 1),
         two(settings.padding, 0),
         two(settings.stride, 1),
-    )
-    rows = patches.transpose(1, 2), y.float().flatten(2).transpose(1, 2)
-    return Dense(kernel, *rows, tuple(range(1, len(shape))), (0,))
+    ).transpose(1, 2)
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:
