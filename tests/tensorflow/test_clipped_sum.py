@@ -77,3 +77,28 @@ def test_bad_arguments_are_refused():
         clipping.clipped_sum(lambda p, x: x["y"] + p["b"], clip_norm=1.0)(params, batch)
     with pytest.raises(ValueError, match="one entry for each"):
         clipping.clipped_sum(_loss, clip_norm=1.0, layers=["a"])(params, batch)
+
+
+def _of_weights_as_they_are(params, example):
+    x = tf.tanh(tf.linalg.matvec(params["w"], example["x"]) + params["b"])
+    return tf.reduce_sum((tf.linalg.matvec(params["w"], x) * params["s"] - example["y"]) ** 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_clipped_sum_compiled_by_xla_is_that_of_the_graph(method):
+    compute = clipping.clipped_sum(_of_weights_as_they_are, clip_norm=2.0, method=method)
+    found, expected = (
+        tf.function(compute, autograph=False, jit_compile=jit)(*_data()) for jit in (True, False)
+    )
+    np.testing.assert_allclose(found.norms, expected.norms, rtol=1e-5)
+    for name, total in expected.grads.items():
+        np.testing.assert_allclose(found.grads[name], total, rtol=1e-4, atol=1e-5)
+
+
+def test_what_clipping_cannot_follow_under_xla_is_refused():
+    compiled = tf.function(
+        clipping.clipped_sum(_loss, clip_norm=2.0), autograph=False, jit_compile=True
+    )
+    with pytest.raises(ValueError, match="`jit_compile=True` clipping knows only weights that"):
+        compiled(*_data())
+    np.testing.assert_array_less(0, clipping.clipped_sum(_loss, clip_norm=2.0)(*_data()).norms)

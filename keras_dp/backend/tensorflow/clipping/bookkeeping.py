@@ -134,7 +134,8 @@ def clipped_sum(
 
     def one(elements: list[Any]) -> list[Any]:
         zero, *leaves = elements
-        one_traced = Traced(loss_fn, params, rows.unpacked(leaves), zero, views)
+        own = tf.nest.map_structure(tf.identity, params)  # XLA gives the loop a graph of its own
+        one_traced = Traced(loss_fn, own, rows.unpacked(leaves), zero, views)
         traced.append(one_traced)
         packed.append(Packed(one_traced.aux))
         if one_traced.flow.has_lists:

@@ -212,6 +212,12 @@ def _pulled_back(
         total = sum(tf.reshape(each.written(), (-1, *tensor.shape)) for each in own)
         totals.append(tf.cast(total, tensor.dtype))
     members = [weights[i] for i in group.members]
+    if members[0].graph is not tf.compat.v1.get_default_graph():
+        raise ValueError(
+            "With `jit_compile=True` clipping knows only weights that meet data as they are. "
+            "Received a loss that computes a value from weights first, such as a standardised "
+            "kernel. Compile with `jit_compile=False`, or clip with `method='vmap'`."
+        )
 
     def one(gradients: list[Any]) -> list[Any]:
         found = tf.gradients(
