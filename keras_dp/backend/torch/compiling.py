@@ -1,4 +1,4 @@
-"""What PyTorch does at once: there is no compilation."""
+"""What PyTorch compiles, which is clipping alone, and what it does at once."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -6,27 +6,37 @@ from typing import Any
 
 import torch
 
+from keras_dp.backend.torch.clipping.programs import kept_in
 from keras_dp.types import Tree
 
 
 def compile_function(
     function: Callable[..., Any], *, donate: tuple[int, ...] = (), eager: bool = False
 ) -> Callable[..., Any]:
-    """Return the function itself.
+    """Return the function, which keeps the programs that are compiled while it runs.
+
+    Nothing but clipping is compiled, see `programs`.
 
     Args:
         function: A pure function of tensors.
         donate: Positions of arguments whose memory the result may take over.
         eager: Whether to leave it uncompiled.
     """
-    del donate, eager
-    return function
+    del donate
+    if eager:
+        return function
+    programs: dict[Any, Callable[..., Any]] = {}
+
+    def run(*arguments: Any) -> Any:
+        with kept_in(programs):
+            return function(*arguments)
+
+    return run
 
 
 def is_eager(model: Any) -> bool:
-    """Whether a model is to be trained without compilation."""
-    del model
-    return True
+    """Whether a model is to be trained without compilation, as Keras does by default here."""
+    return bool(model.run_eagerly or not model.jit_compile)
 
 
 def wait(results: Tree) -> None:

@@ -1,5 +1,6 @@
 """A model's loss of one example on PyTorch, its clipped sums, and what its state takes up."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 from keras_dp.augmentation import SEED_STATE
 from keras_dp.backend.float16 import FLOAT16_SCALE
 from keras_dp.backend.report import Report, Row
-from keras_dp.backend.torch.clipping import METHODS
+from keras_dp.backend.torch.clipping import METHODS, programs
 from keras_dp.backend.torch.clipping.assemble import (
     LossFunction,
+    clipped_sum,
     joined,
     run,
     with_loss_scale,
@@ -20,6 +22,7 @@ from keras_dp.backend.torch.clipping.covering import uses_of
 from keras_dp.backend.torch.clipping.randomness import OwnRandomness
 from keras_dp.backend.torch.clipping.recording import Record, capture, mapped
 from keras_dp.backend.torch.clipping.tied import tied
+from keras_dp.backend.torch.compiling import is_eager
 from keras_dp.backend.trace import ExampleTrace
 from keras_dp.clip_rules import Clip, layers_of, numbered
 from keras_dp.types import ClippedSum, Tree
@@ -57,14 +60,29 @@ def clip_examples(
     Privacy:
         Adding or removing one example moves the sums by at most the clip rule's sensitivity.
     """
-    rows = mapped(_tensor, examples)
-    loss_fn = example_loss(model, non_trainable, metrics)
-    layers = layers_of(model)
-    clip = Clip(model.optimizer.clip_rule, clip_norm, numbered(layers, len(params)))
-    compute = METHODS["auto"]
+    rows, valid = mapped(_tensor, examples), torch.as_tensor(valid)
+    arguments = (params, non_trainable, metrics, rows, valid, torch.as_tensor(clip_norm))
+    plain = partial(_clipped, model, METHODS["auto"])
+    if is_eager(model):
+        return plain(*arguments)
+    compiled: ClippedSum = programs.run(partial(_clipped, model, clipped_sum), plain, arguments)
+    return compiled
+
+
+def _clipped(
+    model: Any,
+    compute: Callable[..., ClippedSum],
+    params: list[Any],
+    non_trainable: list[Any],
+    metrics: list[Any],
+    rows: Tree,
+    valid: torch.Tensor,
+    clip_norm: torch.Tensor,
+) -> ClippedSum:
+    clip = Clip(model.optimizer.clip_rule, clip_norm, numbered(layers_of(model), len(params)))
     if any(layer.compute_dtype == "float16" for layer in model._flatten_layers()):
         compute = with_loss_scale(compute, FLOAT16_SCALE)
-    return compute(loss_fn, params, rows, torch.as_tensor(valid), clip)
+    return compute(example_loss(model, non_trainable, metrics), params, rows, valid, clip)
 
 
 def example_loss(model: Any, non_trainable: list[Any], metrics: list[Any]) -> LossFunction:

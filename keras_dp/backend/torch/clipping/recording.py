@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import torch
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 
 from keras_dp.backend.torch.clipping.attention import attention
@@ -34,6 +35,9 @@ KEEP_NORMS = {
 
 _SAME: dict[Any, Any] = {torch.moveaxis: torch.movedim, _TENSOR.moveaxis: torch.movedim}
 """Calls that `vmap` does not know, and their other name."""
+
+_LOOKS = {_TENSOR.numpy, _TENSOR.__array__, _TENSOR.tolist, _TENSOR.item}
+"""Calls by which Python sees values; PyTorch's tracing lets some of them pass."""
 
 _PRODUCTS = {torch.matmul, torch.einsum, torch.nn.functional.linear, _TENSOR.matmul}
 """Calls that read their gradient more than once, so that it is better laid out before."""
@@ -137,6 +141,8 @@ class Record(TorchFunctionMode):
         """Run a call of PyTorch, and keep it if it is a site."""
         args, kwargs = mapped(_valued, args), mapped(_valued, kwargs or {})
         func = _SAME.get(func, func)
+        if func in _LOOKS and get_proxy_mode() is not None:
+            raise UnrecordedError("a loss that looks at values, which a program would keep")
         if "memory_format" in kwargs:  # what Keras asks of it for speed, `vmap` cannot do
             if func is _TENSOR.contiguous:
                 return args[0]

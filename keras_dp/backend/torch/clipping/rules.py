@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
+from keras_dp.backend.torch.clipping.programs import is_traced
 from keras_dp.backend.torch.clipping.recording import Derived, Site
 
 WRITTEN_OUT = 2**26
@@ -339,7 +340,7 @@ def contracted(factors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 def used(factors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Return rows with zeros in the place of those whose factor is 0."""
-    if bool((factors > 0).all()):
+    if not is_traced() and bool((factors > 0).all()):
         return rows
     there = (factors > 0).reshape(-1, *[1] * (rows.ndim - 1))
     return torch.where(there, rows, 0.0)

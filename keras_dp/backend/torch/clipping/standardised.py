@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from keras_dp.backend.torch.clipping.programs import is_traced
 from keras_dp.backend.torch.clipping.rules import Convolved, Dense, Use
 
 TOLERANCE = 1e-5
@@ -133,7 +134,7 @@ def standardised(uses: list[Use], weights: list[torch.Tensor]) -> Standardised |
         weights: The weights.
     """
     (use, *more) = uses
-    if more or not isinstance(use, (Dense, Convolved)):
+    if more or is_traced() or not isinstance(use, (Dense, Convolved)):
         return None
     value, axis = use.derived.value, use.channel_axis
     if axis is None or value.dtype != torch.float32 or value.numel() == value.shape[axis]:
