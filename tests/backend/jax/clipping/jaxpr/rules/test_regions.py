@@ -15,7 +15,7 @@ from keras_dp import clipping
 from keras_dp.backend.jax.clipping.jaxpr.assemble import trace
 from keras_dp.backend.jax.clipping.jaxpr.program import Region
 from keras_dp.optimizers import DPSGD
-from tests.clipping.rules.checks import QUICK, agree, convolve, problem, wave
+from tests.backend.jax.clipping.jaxpr.rules.checks import QUICK, agree, convolve, problem, wave
 from tests.kinds import crossentropy
 from tests.zoo import oracle
 
