@@ -65,3 +65,17 @@ settings.load_profile("repeatable")
 def shared_doctest_names(doctest_namespace):
     """Let docstring examples use `keras`, `keras_dp` and `np` without importing them."""
     doctest_namespace.update(keras=keras, keras_dp=keras_dp, np=np)
+
+
+@pytest.fixture(scope="module")
+def unoptimized():
+    """Let XLA optimize nothing, on JAX: for modules whose tests compile long and compute little.
+
+    It may then compute the same value differently in two places, so that no number equals a maximum
+    and sums differ in their last bit: not for tests of such numbers.
+    """
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

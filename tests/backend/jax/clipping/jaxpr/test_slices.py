@@ -13,6 +13,8 @@ from keras_dp.backend.jax.clipping.jaxpr import choose
 from keras_dp.backend.jax.clipping.jaxpr.rules import slices
 from tests.backend.jax.clipping.jaxpr.rules.checks import agree, convolve, problem, wave
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 GIB = 2**30
 
 

@@ -11,6 +11,8 @@ from keras_dp.backend import Report
 from keras_dp.backend.jax.clipping.jaxpr import assemble, report
 from tests.backend.jax.clipping.jaxpr.rules.checks import convolve
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 OTHERS = (0, 1, 2)
 
 
