@@ -23,13 +23,14 @@ export KERAS_BACKEND := jax
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-oldest test-newest test-contract test-torch test-tensorflow
+.PHONY: help lint test test-oldest test-newest test-contract test-torch test-tensorflow
 .PHONY: venv-torch venv-tensorflow test-sources test-zoo demo data format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make test    install, lint, type-check and test (coverage of at least 95 %); on PyTorch and"
 	@echo "             TensorFlow the contract suite, in a virtual environment each"
+	@echo "make lint    install, lint and type-check"
 	@echo "make test-torch, make test-tensorflow"
 	@echo "             every test that applies on that backend"
 	@echo "make test-oldest, make test-newest"
@@ -42,13 +43,17 @@ help:
 	@echo "make format  install and let ruff format and fix the code"
 	@echo "make clean   remove .venv and all that was built"
 
-test: $(VENV)/.installed-test
+# The environments of the other backends are installed beside the linters, which use one core each.
+test: $(VENV)/.made
+	@$(MAKE) --no-print-directory -j 3 lint venv-torch venv-tensorflow
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	@$(MAKE) test-contract
+
+lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
-	@$(MAKE) test-contract
 
 # Keras' other backends, in a virtual environment each.
 # The last line moves a model's file from one to the next.

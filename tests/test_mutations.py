@@ -10,13 +10,14 @@ from tests import planting
 from tests.planting import Mutation
 
 CLIPPING = "tests/clipping/test_clipped_sum.py::"
-SITES = "tests/clipping/rules/"
+SITES = "tests/backend/jax/clipping/jaxpr/rules/"
 CLIP_RULES = "tests/clipping/test_clip_rules.py::"
 FIT = "tests/training/test_fit.py::"
 REFUSALS = "tests/training/test_refusals.py::"
 SAMPLING = "tests/sampling/"
 NOISE = "tests/noise/test_gaussian.py::"
-DISCRETE = "tests/noise/"
+JAX_NOISE = "tests/backend/jax/noise/"
+NOISES = "tests/noise/"
 EQUALS = "tests/training/test_equals_keras.py::"
 SCHEMES = "tests/training/test_sampling_schemes.py::"
 SHOWN = "tests/training/test_metrics_shown.py::"
@@ -24,8 +25,8 @@ SOLVERS = "tests/applications/solvers/"
 WORST = SOLVERS + "test_sensitivity.py::"
 RELEASED = NOISE + "test_an_update_releases_noise_of_the_promised_scale"
 DIVISOR = FIT + "test_the_sum_is_divided_by_the_declared_batch_size_not_by_the_number_drawn"
-LOW_PRECISION = "tests/clipping/test_low_precision.py"
-LOSS_SCALE = "tests/clipping/test_loss_scale.py"
+LOW_PRECISION = "tests/backend/jax/clipping/test_low_precision.py"
+LOSS_SCALE = "tests/backend/jax/clipping/test_loss_scale.py"
 OTHERS_STAY = "::test_an_example_that_overflows_leaves_all_others_as_they_are_bit_for_bit"
 MUTATIONS = {
     "clip removed": Mutation(
@@ -186,14 +187,14 @@ MUTATIONS = {
         "backend/jax/noise/discrete.py",
         "2**_STEPS / SIGMA",
         "2**_STEPS / (2 * SIGMA)",
-        (DISCRETE + "test_discrete.py::test_noise_is_normal_with_the_asked_standard_deviation",),
+        (JAX_NOISE + "test_discrete.py::test_noise_is_normal_with_the_asked_standard_deviation",),
     ),
     "discrete noise reused between chunks": Mutation(
         "backend/jax/noise/drawing.py",
         "chacha.blocks(key, block, (0, 0, 0))",
         "chacha.blocks(key, block % 2**13, (0, 0, 0))",
         (
-            DISCRETE
+            JAX_NOISE
             + "test_discrete.py::test_neighbours_parts_chunks_variables_and_updates_are_unrelated",
         ),
     ),
@@ -201,7 +202,7 @@ MUTATIONS = {
         "backend/jax/noise/drawing.py",
         "starts = starts + jnp.uint32(part.origin[axis] * strides[axis])",
         "starts = starts + jnp.uint32(0 * part.origin[axis])",
-        ("tests/noise/test_drawing.py",),
+        (JAX_NOISE + "test_drawing.py",),
     ),
     "noise key of a solver reused between classes": Mutation(
         "applications/solvers/releasing.py",
@@ -261,13 +262,13 @@ MUTATIONS = {
         "backend/jax/noise/discrete.py",
         "return (high.astype(jnp.float32) * 2.0**_HALF + low.astype(jnp.float32)) * found.step",
         "return total + noise.astype(jnp.float32) * found.step",
-        (DISCRETE + "test_attack.py::test_no_number_with_discrete_noise_rules_the_other_sum_out",),
+        (NOISES + "test_attack.py::test_no_number_with_discrete_noise_rules_the_other_sum_out",),
     ),
     "the rounding to the lattice for free": Mutation(
         "plan.py",
         "return noise_multiplier / left",
         "return noise_multiplier",
-        (DISCRETE + "test_training.py::test_the_mechanism_of_an_update_is_that_of_the_plan",),
+        (NOISES + "test_training.py::test_the_mechanism_of_an_update_is_that_of_the_plan",),
     ),
     "noise for every microbatch": Mutation(
         "step.py",

@@ -1,5 +1,6 @@
 """The statement says what was promised, and what was not."""
 
+import dataclasses
 import json
 
 import pytest
@@ -70,7 +71,8 @@ def test_without_noise_it_says_that_there_is_no_privacy():
 
 
 def test_a_seed_is_warned_of():
-    statement = build_statement(ledger_of((plan(seeded=True), 1)), 1e-5)
+    seeded = dataclasses.replace(PUBLISHED, seeded=True)
+    statement = build_statement(ledger_of((seeded, 10)), 1e-5)
     assert "Anyone who knows the seed can draw the same noise" in words(statement)
     assert statement.seeded
 

@@ -11,6 +11,8 @@ from tests.applications import blocks
 from tests.applications.blocks import BatchNorm, L
 from tests.applications.test_batch_norm import KINDS
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 SIZE = 6
 CLIP_NORM = 0.5
 

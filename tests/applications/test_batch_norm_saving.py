@@ -9,6 +9,8 @@ from tests.applications import blocks
 from tests.applications.blocks import L
 from tests.applications.test_batch_norm import KINDS
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 # Keras cannot load a model of which one part is also a part of another part.
 SAVED = [name for name in blocks.MODELS if name != "shared in nested"]
 

@@ -22,6 +22,8 @@ from tests.applications.backbones import (
     with_batch_norm,
 )
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 L = keras.layers
 CLIP_NORM = 0.3
 

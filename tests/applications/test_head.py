@@ -8,6 +8,8 @@ import keras_dp
 from keras_dp.applications import Head
 from tests.applications.backbones import CLASSES, compiled, moved, values
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 X = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
 Y = np.arange(8) % CLASSES
 NORMALIZED = {

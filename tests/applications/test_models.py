@@ -13,6 +13,8 @@ from keras_dp.optimizers import DPSGD
 from tests.applications import clipped, plain
 from tests.applications.clipped import images, random_weights, stateless
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 A = applications
 SIZES = A.ViTSizes(patch=4, width=12, depth=2, heads=3, hidden=20)
 SHAPE = (17, 16, 3)  # odd and even sizes pad differently

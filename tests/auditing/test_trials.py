@@ -19,6 +19,8 @@ from keras_dp.run import PrivateRun
 from keras_dp.sampling import ArraySource
 from tests.kinds import KINDS, Case, L, crossentropy, make
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 CLIP = 0.5
 
 

@@ -11,6 +11,8 @@ import keras_dp
 from keras_dp import clipping
 from keras_dp.clipping import AdaptiveQuantile, Automatic
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 RULES = sorted(clipping.CLIP_RULES)
 SIGNIFICANCE = 1e-10
 FORMULAS = {

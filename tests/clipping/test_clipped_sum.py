@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from keras_dp import clipping
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 VECTORS = json.loads(
     (pathlib.Path(__file__).parents[1] / "data" / "vectors.json").read_text(encoding="utf-8")
 )["gradients"]

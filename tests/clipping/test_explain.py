@@ -10,6 +10,8 @@ from keras_dp import backend, clipping
 from keras_dp.backend.jax import example
 from keras_dp.backend.jax.memory import Memory
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 L = keras.layers
 
 

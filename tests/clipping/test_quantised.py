@@ -11,6 +11,8 @@ import keras_dp
 from keras_dp.optimizers import DPSGD
 from tests.zoo import oracle
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 L = keras.layers
 ADAPTERS = ("_a", "_b")
 EINSUM = "abc,cd->abd"

@@ -1,11 +1,8 @@
 """Two processes with four devices each train as one process with eight."""
 
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,6 +10,8 @@ import pytest
 
 from keras_dp import accounting
 from keras_dp.accounting import LedgerFile, Release
+from tests import forked
+from tests.mesh import worker
 from tests.mesh.placements import model, trained
 
 TIME = 300
@@ -23,27 +22,22 @@ def begin(folder, what, processes=2, devices=8, settings=({}, {})):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    folder.mkdir(exist_ok=True)
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.mesh.worker"]
-            + [str(part) for part in (number, processes, devices, port, folder)]
-            + [json.dumps([what, settings[number]])],
-            env=env,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for number in range(processes)
-    ]
+    children = []
+    for number in range(processes):
+        printed = folder / f"printed{number}"
+        printed.mkdir(parents=True, exist_ok=True)
+        about = (number, processes, devices, port, folder, what, settings[number])
+        children.append(forked.start(printed, worker.work, *about))
+    return children
 
 
 def run(folder, what, processes=2, **starting):
     """Start the processes, wait for them, and return what they found."""
     children = begin(folder, what, processes, **starting)
-    said = [child.communicate(timeout=TIME)[1] for child in children]
-    assert [child.returncode for child in children] == [0] * processes, said
+    for child in children:
+        child.join(TIME)
+    said = [forked.printed_by(folder / f"printed{n}", "stderr") for n in range(processes)]
+    assert [child.exitcode for child in children] == [0] * processes, said
     return [json.loads((folder / f"{n}.json").read_text()) for n in range(processes)]
 
 
@@ -121,10 +115,10 @@ def test_all_learn_that_the_first_process_could_not_write(tmp_path):
 def test_a_run_that_lost_a_process_is_resumed_by_one_with_two_devices(tmp_path):
     folder = tmp_path / "run"
     survivor, lost = begin(folder, "lose", settings=({"at": 2}, {"at": 2}))
-    lost.communicate(timeout=TIME)
-    assert lost.returncode == -9
+    lost.join(TIME)
+    assert lost.exitcode == -9
     survivor.kill()  # JAX ends it as well, when the other one has not been heard of for a minute
-    survivor.communicate(timeout=TIME)
+    survivor.join(TIME)
     written = LedgerFile.read(folder / "training.ledger").updates
     assert 13 <= written <= 14  # the update that was lost, and one that may have been begun
     shutil.copytree(folder, tmp_path / "copy")

@@ -1,15 +1,15 @@
-"""One of several processes: python -m tests.mesh.worker ID PROCESSES DEVICES PORT FOLDER WORK."""
+"""What one of several processes does."""
 
 import json
 import os
+import re
 import signal
-import sys
-from pathlib import Path
 
 
 def start(number, processes, devices, port):
     """Bring this process into the run, with its share of the devices."""
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices // processes}"
+    share = f"device_count={devices // processes}"
+    os.environ["XLA_FLAGS"] = re.sub(r"device_count=\d+", share, os.environ["XLA_FLAGS"])
     import keras
 
     if processes > 1:
@@ -111,15 +111,9 @@ def lose(folder, number, mesh="8", at=None, with_file=True):
     return spent
 
 
-def main():
-    number, processes, devices, port = map(int, sys.argv[1:5])
-    folder, (what, settings) = Path(sys.argv[5]), json.loads(sys.argv[6])
+def work(number, processes, devices, port, folder, what, settings):
     start(number, processes, devices, port)
     found = {"train": train, "save": save, "fill": fill, "lose": lose}[what](
         folder, number, **settings
     )
     (folder / f"{number}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

@@ -12,6 +12,8 @@ from keras_dp.optimizers import DPSGD
 from tests.kinds import crossentropy
 from tests.mesh.placements import on
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 L = keras.layers
 SIZE, SEED = 10, 3
 X = np.random.default_rng(0).normal(size=(SIZE, 6, 6, 2)).astype("float32")

@@ -12,6 +12,8 @@ import pytest
 import keras_dp
 from tests.kinds import KINDS, SIZE, make
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 OPTIMIZERS = {
     "SGD": (
         lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),

@@ -10,6 +10,8 @@ import keras_dp
 from keras_dp.optimizers import DPSGD
 from tests.kinds import L, crossentropy, make, tiny, tiny_data
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 class Recorder(keras.callbacks.Callback):
     """Counts batches and reads weights as they are seen by callbacks."""

@@ -64,7 +64,7 @@ def with_loss_scale(compute: Compute, first: float) -> Compute:
         empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(attempt, scales))
         # One program for every try: an example that is tried again beside another that overflowed
         # must come to the same result, bit for bit, as if the other was not there.
-        # tests/clipping/test_loss_scale.py holds it.
+        # tests/backend/jax/clipping/test_loss_scale.py holds it.
         everyone = jnp.ones(mask.shape, bool)
         _, _, result = jax.lax.while_loop(
             lambda carry: jnp.any(carry[1]), turn, (scales, everyone, empty)

@@ -142,7 +142,7 @@ class Measured(Piece):
         """The same with the weight in float32 in every layout.
 
         A sum that was rounded to the precision of its use could jump by more than the clip norm
-        when one example is left out. tests/clipping/test_low_precision.py holds it.
+        when one example is left out. tests/backend/jax/clipping/test_low_precision.py holds it.
         """
         weight = self.analysis.weights[self.weights[0]]
         wide = self.known[weight].astype(jnp.promote_types(weight.dtype, jnp.float32))

@@ -4,8 +4,8 @@ import keras
 import pytest
 
 from keras_dp.backend.tensorflow.clipping import example
-from tests.tensorflow.models import MODELS
-from tests.tensorflow.oracle import build, check, private
+from tests.backend.tensorflow.models import MODELS
+from tests.backend.tensorflow.oracle import build, check, private
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -8,8 +8,8 @@ from keras import ops
 
 from keras_dp import backend
 from keras_dp.clip_rules import CLIP_RULES
-from tests.tensorflow.models import MODELS, SIZE, SPARSE, draw, labels, mlp
-from tests.tensorflow.oracle import build, check, clipped, looped, private, values
+from tests.backend.tensorflow.models import MODELS, SIZE, SPARSE, draw, labels, mlp
+from tests.backend.tensorflow.oracle import build, check, clipped, looped, private, values
 
 L = keras.layers
 
@@ -155,6 +155,6 @@ def test_the_views_of_an_example_are_averaged_before_its_gradient():
 
 
 def _gradient(model, x, y):
-    from tests.tensorflow.oracle import one_gradient
+    from tests.backend.tensorflow.oracle import one_gradient
 
     return one_gradient(model, (x, y, None))[0]

@@ -7,7 +7,14 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from jax import lax
 
-from tests.clipping.rules.checks import agree, convolve, draws, layout, problem, wave
+from tests.backend.jax.clipping.jaxpr.rules.checks import (
+    agree,
+    convolve,
+    draws,
+    layout,
+    problem,
+    wave,
+)
 
 SEEDS = st.integers(0, 2**31)
 

@@ -8,7 +8,7 @@ from jax import lax
 
 from keras_dp import clipping
 from keras_dp.backend.jax.clipping.jaxpr import compat
-from tests.clipping.rules.checks import convolve
+from tests.backend.jax.clipping.jaxpr.rules.checks import convolve
 
 SIZE = 512
 SHAPES = {

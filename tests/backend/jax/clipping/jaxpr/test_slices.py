@@ -11,7 +11,9 @@ from jax import lax
 from keras_dp import clipping
 from keras_dp.backend.jax.clipping.jaxpr import choose
 from keras_dp.backend.jax.clipping.jaxpr.rules import slices
-from tests.clipping.rules.checks import agree, convolve, problem, wave
+from tests.backend.jax.clipping.jaxpr.rules.checks import agree, convolve, problem, wave
+
+pytestmark = pytest.mark.usefixtures("unoptimized")
 
 GIB = 2**30
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
 
-from tests.clipping.rules.checks import agree, draws, normal, wave
+from tests.backend.jax.clipping.jaxpr.rules.checks import agree, draws, normal, wave
 
 SEEDS = st.integers(0, 2**31)
 ROWS = st.integers(1, 6)

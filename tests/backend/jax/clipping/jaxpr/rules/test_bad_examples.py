@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
 
-from tests.clipping.rules.checks import agree, clip, close, convolve, draws, problem, wave
+from tests.backend.jax.clipping.jaxpr.rules.checks import (
+    agree,
+    clip,
+    close,
+    convolve,
+    draws,
+    problem,
+    wave,
+)
 
 SEEDS = st.integers(0, 2**31)
 BAD = [np.nan, np.inf, -np.inf, 1e30]

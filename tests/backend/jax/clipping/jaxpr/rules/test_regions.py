@@ -15,7 +15,7 @@ from keras_dp import clipping
 from keras_dp.backend.jax.clipping.jaxpr.assemble import trace
 from keras_dp.backend.jax.clipping.jaxpr.program import Region
 from keras_dp.optimizers import DPSGD
-from tests.clipping.rules.checks import QUICK, agree, convolve, problem, wave
+from tests.backend.jax.clipping.jaxpr.rules.checks import QUICK, agree, convolve, problem, wave
 from tests.kinds import crossentropy
 from tests.zoo import oracle
 
@@ -214,7 +214,7 @@ def temporary_memory(kind, remat):
     """Return the bytes that the compiled clipped sum of a batch needs besides its arguments."""
     size = 256
     x, y = data_for(kind, size)
-    drawn = SimpleNamespace(model=deep(kind, remat, 8), loss=[crossentropy()], x=x, y=[y])
+    drawn = SimpleNamespace(model=deep(kind, remat, 4), loss=[crossentropy()], x=x, y=[y])
     clip = clipping.clipped_sum(oracle.one_example_loss(drawn), clip_norm=1.0)
     params = [v.value for v in drawn.model.trainable_variables]
     lowered = jax.jit(clip).lower(params, oracle.batch_of(drawn))
@@ -223,5 +223,5 @@ def temporary_memory(kind, remat):
 
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_rematerialised_blocks_take_less_memory(kind):
-    """Eight blocks of four layers: without, all that eight hold; with, what one holds."""
-    assert temporary_memory(kind, True) < 0.4 * temporary_memory(kind, False)
+    """Four blocks of four layers: without, all that four hold; with, what one holds."""
+    assert temporary_memory(kind, True) < 0.55 * temporary_memory(kind, False)

@@ -13,7 +13,7 @@ from keras_dp.backend.discrete_table import CELLS, alias_table
 from keras_dp.backend.host_noise import NOISE_KEY_BYTES, chacha, discrete, drawing, noisy
 from keras_dp.backend.jax.noise import add_noise
 from keras_dp.backend.jax.noise import discrete as discrete_of_jax
-from tests.noise.test_chacha import BLOCK, KEY, NONCE
+from tests.backend.jax.noise.test_chacha import BLOCK, KEY, NONCE
 
 SIGNIFICANCE = 1e-6  # seeded: they pass or fail for good
 KINDS = sorted(NOISE_KEY_BYTES)

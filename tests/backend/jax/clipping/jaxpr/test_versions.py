@@ -41,7 +41,7 @@ def test_no_shim_outlives_the_oldest_jax_that_is_supported():
     import tomllib
     from pathlib import Path
 
-    text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[5] / "pyproject.toml").read_text(encoding="utf-8")
     (minimum,) = tomllib.loads(text)["project"]["optional-dependencies"]["jax"]
     assert tuple(map(int, minimum[5:].split(".")[:2])) < (0, 11)
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 from keras_dp import backend
 from keras_dp.backend.tensorflow.clipping import bookkeeping
 from keras_dp.errors import NotPrivateError
-from tests.tensorflow.models import MODELS, draw
-from tests.tensorflow.oracle import build, private, values
+from tests.backend.tensorflow.models import MODELS, draw
+from tests.backend.tensorflow.oracle import build, private, values
 
 L = keras.layers
 

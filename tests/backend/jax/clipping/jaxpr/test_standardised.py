@@ -9,7 +9,9 @@ from jax import lax
 from keras_dp import clipping
 from keras_dp.backend import Report
 from keras_dp.backend.jax.clipping.jaxpr import assemble, report
-from tests.clipping.rules.checks import convolve
+from tests.backend.jax.clipping.jaxpr.rules.checks import convolve
+
+pytestmark = pytest.mark.usefixtures("unoptimized")
 
 OTHERS = (0, 1, 2)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
 
-from tests.clipping.rules.checks import agree, convolve, draws, problem, wave
+from tests.backend.jax.clipping.jaxpr.rules.checks import agree, convolve, draws, problem, wave
 
 SEEDS = st.integers(0, 2**31)
 SHAPES = {"w": (3, 4), "v": (4, 3), "b": (4,), "s": (), "one": (1, 1, 3), "k": (2, 2, 3, 2)}
