@@ -115,7 +115,7 @@ def test_training_compiled_equals_training_as_it_runs():
     compiled, plain = (private(convolutional, jit_compile=jit) for jit in (True, False))
     for actual, expected in zip(fitted(compiled), fitted(plain), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
-    spent = [model.privacy_statement(delta=1e-5).epsilon for model in (compiled, plain)]
+    spent = [model.privacy_statement(delta=1e-5).spent.epsilon for model in (compiled, plain)]
     assert spent[0] == spent[1]
 
 
