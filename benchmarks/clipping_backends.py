@@ -3,7 +3,8 @@
 The engine and a loop over examples run against ordinary training of the same Keras model in the
 same process, in turn; on PyTorch so do Opacus' hooks and ghost clipping and ordinary training of
 the same model written in plain PyTorch (`plain ordinary`), where `opacus` is installed and has the
-model. The loop runs a few examples, and its time is taken in proportion.
+model. The loop runs a few examples, and its time is taken in proportion. `--compiled` adds both
+with `torch.compile` (`ordinary compiled`, `engine compiled`), which takes minutes a model to compile.
 """
 
 import argparse
@@ -36,6 +37,7 @@ def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--compiled", action="store_true", help="with torch.compile too")
     parser.add_argument("--out", type=Path, help="folder for clipping.json")
     parser.add_argument("--threads", type=int, help="processor threads; default: the library's")
     return parser.parse_args(argv)
@@ -45,20 +47,20 @@ def values(variables):
     return [variable.value for variable in variables]
 
 
-def private_model(case):
+def private_model(case, jit_compile):
     """The model of a case, compiled for private training and looked at."""
     model = keras_dp.make_private(case.model)
     optimizer = keras_dp.optimizers.DPSGD(0.1, clip_norm=CLIP_NORM, noise_multiplier=1.0)
-    model.compile(optimizer, case.loss)
+    model.compile(optimizer, case.loss, jit_compile=jit_compile)
     report = keras_dp.clipping.explain(
         model, case.batch["x"], case.batch["y"], print_fn=lambda table: None
     )
     return model, report
 
 
-def engine_step(case):
+def engine_step(case, jit_compile="auto"):
     """The clipped sum of a batch."""
-    model, report = private_model(case)
+    model, report = private_model(case, jit_compile)
     tensors = {name: keras.ops.convert_to_tensor(a) for name, a in case.batch.items()}
     rows = {**tensors, "sample_weight": None}
     rows["position"] = keras.ops.arange(case.size, dtype="int32")
@@ -95,14 +97,20 @@ def loop_step(case, one_gradient):
     return step
 
 
-def torch_gradient(case):
+def torch_gradient(case, compiled=False):
     """A function of a batch: the gradient of its mean loss, as Keras trains on PyTorch."""
     import torch
 
     variables = case.model.trainable_variables
 
+    def mean_loss(x, y):
+        return case.loss(y, case.model(x, training=True))
+
+    if compiled:
+        mean_loss = torch.compile(mean_loss)
+
     def gradient(x, y):
-        loss = case.loss(torch.as_tensor(y), case.model(torch.as_tensor(x), training=True))
+        loss = mean_loss(torch.as_tensor(x), torch.as_tensor(y))
         return torch.autograd.grad(loss, [variable.value for variable in variables])
 
     return gradient
@@ -156,7 +164,16 @@ def opacus_steps(name):
     return {f"plain {method}": step for method, step in steps.items()}
 
 
-def run_model(name, rounds):
+def compiled_steps(case):
+    """Ordinary training and the engine with `torch.compile`."""
+    gradient = torch_gradient(case, compiled=True)
+    return {
+        "ordinary compiled": lambda: gradient(case.batch["x"], case.batch["y"]),
+        "engine compiled": engine_step(case, jit_compile=True)[0],
+    }
+
+
+def run_model(name, rounds, compiled):
     case = build(name)
     gradient = GRADIENTS[keras.backend.backend()](case)
     few = first_examples(case)
@@ -168,6 +185,7 @@ def run_model(name, rounds):
     x, y = case.batch["x"], case.batch["y"]
     steps = {"ordinary": lambda: gradient(x, y), "engine": engine, "loop": loop}
     steps |= opacus_steps(name)
+    steps |= compiled_steps(case) if compiled else {}
     for step in steps.values():
         step()
     times = clipping_timing.measure(steps, "ordinary", rounds=rounds)
@@ -206,7 +224,7 @@ def main(argv=None):
         "models": {},
     }
     for model in arguments.models:
-        found = results["models"][model] = run_model(model, arguments.rounds)
+        found = results["models"][model] = run_model(model, arguments.rounds, arguments.compiled)
         shown = ", ".join(f"{k} {v['ratio']:.2f}x" for k, v in found["methods"].items())
         print(f"{model}: difference {found['difference']:.1e}, {shown}", flush=True)
         keras.utils.clear_session()
@@ -218,8 +236,8 @@ def main(argv=None):
 def print_means(models):
     """Geometric means over the nine models, of the methods that ran on all that are here."""
     nine = [models[name]["methods"] for name in NINE if name in models]
-    for method in ("engine", "loop"):
-        ratios = [methods[method]["ratio"] for methods in nine]
+    for method in ("engine", "loop", "ordinary compiled", "engine compiled"):
+        ratios = [methods[method]["ratio"] for methods in nine if method in methods]
         if ratios:
             mean = math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
             print(f"geometric mean of {method} over {len(ratios)} models: {mean:.2f}x")

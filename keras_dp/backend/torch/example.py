@@ -23,6 +23,7 @@ from keras_dp.backend.torch.clipping.randomness import OwnRandomness
 from keras_dp.backend.torch.clipping.recording import Record, capture, mapped
 from keras_dp.backend.torch.clipping.tied import tied
 from keras_dp.backend.torch.compiling import is_eager
+from keras_dp.backend.torch.modules import buffers_unwritten, reading
 from keras_dp.backend.trace import ExampleTrace
 from keras_dp.clip_rules import Clip, layers_of, numbered
 from keras_dp.types import ClippedSum, Tree
@@ -135,6 +136,7 @@ def loss_and_state(
     )
     with (
         model.example_by_example(),
+        reading(model, mapping),
         keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope,
     ):
         y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
@@ -175,9 +177,12 @@ def trace_example(model: Any, rows: Tree) -> ExampleTrace:
                     dependent.add(i)
         return loss, None
 
-    if _recorded(of_one, state[0], one) is None:
+    with buffers_unwritten(model):
+        recorded = _recorded(of_one, state[0], one)
+        if recorded is None:
+            of_one(state[0], _row(one, 0))
+    if recorded is None:
         # What `vmap` cannot run is not known: whatever it writes, but seeds, may be of the data.
-        of_one(state[0], _row(one, 0))
         seeds = {i for i, v in enumerate(model.non_trainable_variables) if v.name == SEED_STATE}
         dependent = written - seeds
     return ExampleTrace(

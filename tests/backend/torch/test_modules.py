@@ -1,0 +1,108 @@
+"""PyTorch modules inside Keras layers are clipped and trained like Keras' own layers."""
+
+import keras
+import numpy as np
+import pytest
+import torch
+
+import keras_dp
+from keras_dp import backend
+from keras_dp.errors import NotPrivateError
+
+SIZE = 6
+
+
+class Held(keras.layers.Layer):
+    """A layer that holds modules: Keras wraps them."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.convolution = torch.nn.Conv2d(1, 4, 3)
+        self.norm = torch.nn.GroupNorm(2, 4)
+
+    def call(self, inputs):
+        return torch.relu(self.norm(self.convolution(inputs))).mean((2, 3))
+
+
+def images():
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(SIZE, 1, 6, 6)).astype("float32")
+    return x, draw.integers(3, size=SIZE).astype("int32")
+
+
+def model_of(*layers):
+    model = keras_dp.DPSequential([keras.Input((1, 6, 6)), *layers])
+    optimizer = keras_dp.optimizers.DPSGD(0.5, clip_norm=0.1, noise_multiplier=1.0, seed=1)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def wrapped():
+    return model_of(Held(), keras.layers.TorchModuleWrapper(torch.nn.Linear(4, 3)))
+
+
+def loop(model, x, y):
+    """The norms of examples' gradients, by PyTorch alone."""
+    norms = []
+    for i in range(SIZE):
+        loss = torch.nn.functional.cross_entropy(
+            model(x[i : i + 1]), torch.as_tensor(y[i : i + 1]).long()
+        )
+        grads = torch.autograd.grad(loss, [v.value for v in model.trainable_variables])
+        norms.append(float(sum(g.square().sum() for g in grads).sqrt()))
+    return norms
+
+
+def test_norms_of_examples_are_those_of_a_loop():
+    model, (x, y) = wrapped(), images()
+    assert len(model.trainable_variables) == 6
+    rows = {"x": x, "y": y.astype("int64"), "sample_weight": None, "position": np.arange(SIZE)}
+    params = [v.value for v in model.trainable_variables]
+    metrics = [v.value for v in model.metrics_variables]
+    found = backend.clip_examples(model, params, [], metrics, rows, torch.ones(SIZE) > 0, 0.1)
+    np.testing.assert_allclose(found.norms.numpy(), loop(model, x, y), rtol=1e-5)
+
+
+def test_values_that_a_stateless_call_gives_reach_the_modules():
+    model, (x, y) = wrapped(), images()
+    before = [v.value for v in model.trainable_variables]
+    rows = {"x": x, "y": y.astype("int64"), "sample_weight": None, "position": np.arange(SIZE)}
+    metrics = [v.value for v in model.metrics_variables]
+    zeros = [torch.zeros_like(value) for value in before]
+    found = backend.clip_examples(model, zeros, [], metrics, rows, torch.ones(SIZE) > 0, 0.1)
+    np.testing.assert_allclose(found.losses, np.full(SIZE, np.log(3)), rtol=1e-6)
+    after = [v.value for v in model.trainable_variables]
+    assert all(a is b for a, b in zip(before, after, strict=True))
+    parameters = [p for layer in model._flatten_layers() for p in layer.parameters()]
+    assert {id(p) for p in before} <= {id(p) for p in parameters}
+
+
+def test_modules_learn_what_keras_layers_learn():
+    x, _ = images()
+    x = np.tile(x, (200, 1, 1, 1)) + np.random.default_rng(1).normal(size=(1200, 1, 6, 6))
+    y = (x.mean((1, 2, 3)) > 0).astype("int32")
+    model = model_of(
+        keras.layers.Flatten(), keras.layers.TorchModuleWrapper(torch.nn.Linear(36, 2))
+    )
+    model.compile(
+        keras_dp.optimizers.DPSGD(4.0, clip_norm=1.0, noise_multiplier=0.5, seed=1),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(x, y, batch_size=300, epochs=10, verbose=0)
+    assert model.evaluate(x, y, verbose=0)[1] > 0.9
+
+
+def test_a_module_that_keeps_statistics_is_refused_and_left_as_it_was():
+    norm = keras.layers.TorchModuleWrapper(torch.nn.BatchNorm2d(1), name="statistics")
+    model, (x, y) = model_of(norm, keras.layers.Flatten(), keras.layers.Dense(3)), images()
+    model(x)
+    buffers = [b.clone() for b in norm.module.buffers()]
+    weights = [v.numpy() for v in model.trainable_variables]
+    with pytest.raises(NotPrivateError, match=r"must not write into their buffers.*'statistics'"):
+        model.fit(x, y, batch_size=2, verbose=0)
+    for actual, expected in zip(norm.module.buffers(), buffers, strict=True):
+        assert torch.equal(actual, expected)
+    for variable, expected in zip(model.trainable_variables, weights, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), expected)
+    assert model.ledger is None or not model.ledger.updates
