@@ -4,7 +4,7 @@ The engine and a loop over examples run against ordinary training of the same Ke
 same process, in turn; on PyTorch so do Opacus' hooks and ghost clipping and ordinary training of
 the same model written in plain PyTorch (`plain ordinary`), where `opacus` is installed and has the
 model. The loop runs a few examples, and its time is taken in proportion. `--compiled` adds both
-with `torch.compile` (`ordinary compiled`, `engine compiled`), which takes minutes a model to compile.
+with `torch.compile` (`ordinary compiled`, `engine compiled`); compiling takes minutes a model.
 """
 
 import argparse

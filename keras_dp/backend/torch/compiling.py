@@ -6,29 +6,27 @@ from typing import Any
 
 import torch
 
-from keras_dp.backend.torch.clipping.programs import kept_in
+from keras_dp.backend.torch.programs import Kept, keeping
 from keras_dp.types import Tree
 
 
 def compile_function(
     function: Callable[..., Any], *, donate: tuple[int, ...] = (), eager: bool = False
 ) -> Callable[..., Any]:
-    """Return the function, which keeps the programs that are compiled while it runs.
+    """Return the function, which keeps what was found out and compiled while it runs.
 
-    Nothing but clipping is compiled, see `programs`.
+    Nothing but the clipping of a model that asks for it is compiled, see `programs`.
 
     Args:
         function: A pure function of tensors.
         donate: Positions of arguments whose memory the result may take over.
         eager: Whether to leave it uncompiled.
     """
-    del donate
-    if eager:
-        return function
-    programs: dict[Any, Callable[..., Any]] = {}
+    del donate, eager
+    kept = Kept()
 
     def run(*arguments: Any) -> Any:
-        with kept_in(programs):
+        with keeping(kept):
             return function(*arguments)
 
     return run

@@ -10,7 +10,7 @@ import torch
 from keras_dp.augmentation import SEED_STATE
 from keras_dp.backend.float16 import FLOAT16_SCALE
 from keras_dp.backend.report import Report, Row
-from keras_dp.backend.torch.clipping import METHODS, programs
+from keras_dp.backend.torch import programs
 from keras_dp.backend.torch.clipping.assemble import (
     LossFunction,
     clipped_sum,
@@ -63,7 +63,7 @@ def clip_examples(
     """
     rows, valid = mapped(_tensor, examples), torch.as_tensor(valid)
     arguments = (params, non_trainable, metrics, rows, valid, torch.as_tensor(clip_norm))
-    plain = partial(_clipped, model, METHODS["auto"])
+    plain = partial(_clipped, model, programs.present().auto)
     if is_eager(model):
         return plain(*arguments)
     compiled: ClippedSum = programs.run(partial(_clipped, model, clipped_sum), plain, arguments)
@@ -199,7 +199,7 @@ def _recorded(loss_fn: LossFunction, params: Any, batch: Tree) -> Record | None:
         with torch.enable_grad():
             losses, _ = run(record, loss_fn, record.weights, batch)
             record.gradients(losses)
-    except Exception:  # as in `clipping._auto`
+    except Exception:  # as in `clipping.Auto`
         return None
     return record
 

@@ -159,5 +159,5 @@ def test_values_that_python_looks_at_are_not_kept_in_a_program(look):
 
 @pytest.mark.usefixtures("traced")
 def test_run_eagerly_traces_nothing(monkeypatch):
-    monkeypatch.setattr("keras_dp.backend.torch.clipping.programs.make_fx", None)
+    monkeypatch.setattr("keras_dp.backend.torch.programs.make_fx", None)
     fitted(private(convolutional, jit_compile=False, run_eagerly=True))

@@ -176,3 +176,60 @@ def test_data_that_are_written_into_after_a_site_read_them_are_noticed():
 
     with pytest.raises((UnrecordedError, RuntimeError), match=r"written into|modified by"):
         run(loss)
+
+
+def with_control_flow_of_all(p, x):
+    return (x @ p[0]).square().sum() if (x @ p[0] + p[1]).sum() > 0 else (x * p[1]).sum()
+
+
+def test_a_loss_that_runs_for_one_example_after_the_other_is_warned_of_once(recwarn):
+    compute = clipping.clipped_sum(with_control_flow_of_all, clip_norm=1.0)
+    with pytest.warns(UserWarning, match=r"one example after the other.*flow"):
+        first = compute(weights(), rows())
+    recwarn.clear()
+    second = compute(weights(), rows())
+    assert not [w for w in recwarn if "one example after the other" in str(w.message)]
+    for actual, expected in zip(second.grads, first.grads, strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_a_loss_that_cannot_be_recorded_is_not_tried_again(monkeypatch):
+    tried = []
+
+    def not_covered(*arguments):
+        tried.append(arguments)
+        raise UnrecordedError("a reason")
+
+    monkeypatch.setattr(assemble, "clipped_sum", not_covered)
+    compute = clipping.clipped_sum(two_sides, clip_norm=1.0)
+    with pytest.warns(UserWarning, match="UnrecordedError: a reason"):
+        compute(weights(), rows())
+    compute(weights(), rows())
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError("no more"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_lack_of_memory_is_not_answered_by_the_slow_way(error, monkeypatch):
+    def lacking(*arguments):
+        raise error
+
+    monkeypatch.setattr(assemble, "clipped_sum", lacking)
+    with pytest.raises(type(error), match=r"memory|no more"):
+        clipping.clipped_sum(two_sides, clip_norm=1.0)(weights(), rows())
+
+
+def test_an_error_of_the_loss_itself_comes_out_as_it_is(recwarn):
+    def wrong(p, x):
+        raise KeyError("a mistake")
+
+    with pytest.raises(KeyError, match="a mistake"):
+        clipping.clipped_sum(wrong, clip_norm=1.0)(weights(), rows())
+    assert not [w for w in recwarn if "one example after the other" in str(w.message)]

@@ -1,5 +1,6 @@
 """Clipped sums on PyTorch: by a record of where weights meet data, or example by example."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,20 +12,42 @@ from keras_dp.backend.torch.clipping.recording import mapped, tensors_of
 from keras_dp.clip_rules import Clip, ClipRule, numbered
 from keras_dp.types import ClippedSum, Tree
 
-__all__ = ["METHODS", "clipped_sum"]
+__all__ = ["Auto", "clipped_sum"]
 
 
-def _auto(*arguments: Any) -> ClippedSum:
-    """Take the record, or the slow sure way for a loss that it does not cover."""
-    try:
-        return assemble.clipped_sum(*arguments)
-    except Exception:
-        # `UnrecordedError`, or what `vmap` cannot run, data-dependent control flow for one. An
-        # error that the loss itself has comes again.
-        return reference.clipped_sum(*arguments)
+class Auto:
+    """The clipped sum from the record, or, for a loss that it does not cover, the slow sure way.
+
+    Which it is shows at the first call, and is remembered.
+    """
+
+    def __init__(self) -> None:
+        self._covered = True
+
+    def __call__(self, *arguments: Any) -> ClippedSum:
+        """Clip each example's gradient and sum; see `assemble.clipped_sum`."""
+        if not self._covered:
+            return reference.clipped_sum(*arguments)
+        try:
+            return assemble.clipped_sum(*arguments)
+        except Exception as error:
+            # `UnrecordedError`, or what `vmap` cannot run, data-dependent control flow for one.
+            if _lacks_memory(error):
+                raise
+            why = f"{type(error).__name__}: {error}"
+        result = reference.clipped_sum(*arguments)  # an error that the loss itself has comes again
+        self._covered = False
+        warnings.warn(
+            "This loss runs for one example after the other, which takes many times longer: "
+            f"PyTorch cannot run it for all at once, or parts of it cannot be followed. {why}",
+            stacklevel=2,
+        )
+        return result
 
 
-METHODS: dict[str, Callable[..., ClippedSum]] = {"auto": _auto, "vmap": reference.clipped_sum}
+def _lacks_memory(error: Exception) -> bool:
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or "DefaultCPUAllocator" in str(error)
 
 
 def clipped_sum(
@@ -47,9 +70,9 @@ def clipped_sum(
 
     See `keras_dp.clipping.clipped_sum`.
     """
-    compute = (
-        METHODS[method] if loss_scale is None else with_loss_scale(METHODS[method], loss_scale)
-    )
+    compute: Callable[..., ClippedSum] = Auto() if method == "auto" else reference.clipped_sum
+    if loss_scale is not None:
+        compute = with_loss_scale(compute, loss_scale)
 
     def clip_and_sum(params: Tree, batch: Tree, mask: Any = None) -> ClippedSum:
         batch = mapped(_as_tensor, batch)

@@ -141,7 +141,7 @@ class Record(TorchFunctionMode):
         """Run a call of PyTorch, and keep it if it is a site."""
         args, kwargs = mapped(_valued, args), mapped(_valued, kwargs or {})
         func = _SAME.get(func, func)
-        if func in _LOOKS and get_proxy_mode() is not None:
+        if func in _LOOKS and is_traced():
             raise UnrecordedError("a loss that looks at values, which a program would keep")
         if "memory_format" in kwargs:  # what Keras asks of it for speed, `vmap` cannot do
             if func is _TENSOR.contiguous:
@@ -356,6 +356,11 @@ def _applied(kind: Any, *values: Any) -> tuple[torch.Tensor, Any]:
     result = kind.apply(*values)
     seen, _Capture.seen = _Capture.seen, None
     return result, seen
+
+
+def is_traced() -> bool:
+    """Whether a program is being traced, which knows no values."""
+    return get_proxy_mode() is not None
 
 
 def tensors_of(tree: Tree) -> list[torch.Tensor]:

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from keras_dp.backend.torch.clipping.programs import is_traced
-from keras_dp.backend.torch.clipping.recording import Derived, Site
+from keras_dp.backend.torch.clipping.recording import Derived, Site, is_traced
 
 WRITTEN_OUT = 2**26
 """Bytes of gradients, one an example, up to which they are kept for the sum."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from keras_dp.backend.torch.clipping.programs import is_traced
+from keras_dp.backend.torch.clipping.recording import is_traced
 from keras_dp.backend.torch.clipping.rules import Convolved, Dense, Use
 
 TOLERANCE = 1e-5

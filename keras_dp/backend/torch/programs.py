@@ -12,24 +12,44 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from keras_dp.backend.torch.clipping import Auto
 from keras_dp.backend.torch.clipping.recording import mapped, tensors_of
 from keras_dp.types import Tree
 
 Program = Callable[..., Any]
 
-_PROGRAMS: ContextVar[dict[Any, Program] | None] = ContextVar("programs", default=None)
+
+class Kept:
+    """What one function that clips, again and again, keeps from call to call.
+
+    Attributes:
+        auto: Whether the record covers its loss.
+        programs: Its programs, by the kind of their arguments.
+    """
+
+    def __init__(self) -> None:
+        self.auto = Auto()
+        self.programs: dict[Any, Program] = {}
+
+
+_KEPT: ContextVar[Kept | None] = ContextVar("kept", default=None)
 
 
 @contextmanager
-def kept_in(programs: dict[Any, Program]) -> Iterator[None]:
-    """Look for programs here, and put new ones here."""
-    token = _PROGRAMS.set(programs)
+def keeping(kept: Kept) -> Iterator[None]:
+    """Keep here what is found out inside."""
+    token = _KEPT.set(kept)
     try:
         yield
     finally:
-        _PROGRAMS.reset(token)
+        _KEPT.reset(token)
+
+
+def present() -> Kept:
+    """Return what is kept; nothing is, for calls that are not part of a function of a backend."""
+    return _KEPT.get() or Kept()
 
 
 def run(traced: Program, plain: Program, arguments: tuple[Any, ...]) -> Any:
@@ -41,9 +61,10 @@ def run(traced: Program, plain: Program, arguments: tuple[Any, ...]) -> Any:
         plain: The function to run where there is no program, as when `traced` cannot be compiled.
         arguments: Trees of tensors, with `None` for what is not there.
     """
-    programs = _PROGRAMS.get()
-    if programs is None:
+    kept = _KEPT.get()
+    if kept is None:
         return plain(*arguments)
+    programs = kept.programs
     kind = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in tensors_of(arguments))
     if kind not in programs:
         programs[kind] = _compiled(traced, arguments) or plain
@@ -80,8 +101,3 @@ def _compiled(function: Program, arguments: tuple[Any, ...]) -> Program | None:
 def _filled(tree: Tree, leaves: Any) -> Any:
     given = iter(leaves)
     return mapped(lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf, tree)
-
-
-def is_traced() -> bool:
-    """Whether a program is being traced, which knows no values."""
-    return get_proxy_mode() is not None
