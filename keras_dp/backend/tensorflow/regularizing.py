@@ -23,4 +23,4 @@ def regularization_gradient(model: Any, params: list[Any]) -> tuple[Any, list[An
             losses = [tf.reduce_sum(loss) for loss in model.regularization_losses()]
         penalty = tf.add_n(losses) if losses else tf.zeros(())
     found = tape.gradient(penalty, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return penalty, list(found)
+    return penalty, [tf.cast(gradient, tf.float32) for gradient in found]
