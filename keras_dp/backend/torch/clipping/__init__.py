@@ -80,6 +80,7 @@ def clipped_sum(
         size = _batch_axis(batch)
         _check_weights(weights)
         mask = torch.ones(size) if mask is None else torch.as_tensor(mask)
+        mask = mask.to(tensors_of(batch)[0].device)
         if mask.shape != (size,):
             raise ValueError(
                 f"`mask` must have shape ({size},), one entry for each example. "
@@ -98,7 +99,7 @@ def clipped_sum(
 
         clip = Clip(rule, clip_norm, numbered(layers, len(weights)))
         if size == 0:
-            sums = [torch.zeros(weight.shape) for weight in weights]
+            sums = [torch.zeros(weight.shape, device=weight.device) for weight in weights]
             return ClippedSum(_like(params, sums), torch.zeros(0), torch.zeros(0), None)
         result = compute(of_one, weights, batch, mask, clip)
         return result._replace(grads=_like(params, result.grads))

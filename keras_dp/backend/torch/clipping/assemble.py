@@ -45,18 +45,19 @@ class Piece:
         """Return the squared norms of all examples."""
         if self.written is not None:
             return squares(self.written)
-        return self.uses[0].squares() if self.uses else torch.zeros(examples)
+        if not self.uses:
+            return torch.zeros(examples, device=self.weight.device)
+        return self.uses[0].squares()
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """Return the sum of the gradients times the factors, float32 of the weight's shape."""
         if self.written is not None:
             return contracted(factors, self.written)
-        if not self.uses:
-            return torch.zeros(self.weight.shape, device=self.weight.device)
-        (use,) = self.uses
-        total = use.weighted_sum(factors)
-        (back,) = _back(use.derived, [self.weight], total[None])
-        return torch.zeros(self.weight.shape) if back is None else back[0]
+        for use in self.uses:  # there is one at most
+            (back,) = _back(use.derived, [self.weight], use.weighted_sum(factors)[None])
+            if back is not None:
+                return back[0]
+        return torch.zeros(self.weight.shape, device=self.weight.device)
 
 
 def clipped_sum(
@@ -198,7 +199,7 @@ def with_loss_scale(compute: Callable[..., ClippedSum], first: float) -> Callabl
     """
 
     def scaled(loss_fn: Any, weights: Any, batch: Tree, mask: Any, clip: Clip) -> ClippedSum:
-        scales = torch.full(mask.shape, first)
+        scales = torch.full(mask.shape, first, device=mask.device)
         for _ in range(3):
             result = compute(loss_fn, weights, batch, mask, replace(clip, scales=scales))
             again = (mask > 0) & result.losses.isfinite() & ~result.norms.isfinite()

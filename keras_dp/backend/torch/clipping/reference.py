@@ -17,7 +17,7 @@ def clipped_sum(
     """Clip each example's gradient and sum; see `assemble.clipped_sum`."""
     found = [_of_one(loss_fn, weights, _row(batch, i)) for i in range(len(mask))]
     losses = torch.stack([loss for loss, _, _ in found])
-    scales = torch.as_tensor(clip.scales).expand(len(mask))
+    scales = torch.as_tensor(clip.scales, device=mask.device).expand(len(mask))
     grads = [
         torch.stack([g * s for g, s in zip(each, scales, strict=True)])
         for each in zip(*(grads for _, grads, _ in found), strict=True)
@@ -38,7 +38,7 @@ def _of_one(loss_fn: LossFunction, weights: Any, example: Tree) -> tuple[Any, li
         if loss.requires_grad:
             grads = torch.autograd.grad(loss, leaves, allow_unused=True)
     whole = [
-        torch.zeros(leaf.shape) if g is None else g.float()
+        torch.zeros(leaf.shape, device=leaf.device) if g is None else g.float()
         for g, leaf in zip(grads, leaves, strict=True)
     ]
     return loss.detach(), whole, detached(aux)
