@@ -38,6 +38,14 @@ from hypothesis import settings
 
 import keras_dp
 
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    # Three devices, of which all tests but those of replicas use the first one.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 3
+    )
+
 EVERYWHERE = {"accounting", "contract", "sampling"}
 """Folders of tests that run on every backend; those of one alone are `tests/backend/<name>`."""
 

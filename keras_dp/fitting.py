@@ -1,12 +1,28 @@
 """What `fit` hands to Keras' loop: a stream of update slots, and the opening of the run."""
 
+import functools
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import keras
 
 from keras_dp import backend, watching
 from keras_dp.run import PrivateRun
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def where_it_was_made(train: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a method of a model train on the devices that the model was made for."""
+
+    @functools.wraps(train)
+    def placed(*arguments: Arguments.args, **settings: Arguments.kwargs) -> Result:
+        with backend.placed_like(arguments[0]):
+            return train(*arguments, **settings)
+
+    return placed
 
 
 class Updates(keras.utils.PyDataset):

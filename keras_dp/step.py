@@ -162,7 +162,8 @@ def finish(model: Any, advance: Any, state: State, sums: list[Any], mechanism: M
     sums = placed.total(sums)
     if placed.spread and model.private_metrics is None:
         shown = len(sums) - len(metrics)
-        metrics = [m + new.astype(m.dtype) for m, new in zip(metrics, sums[shown:], strict=True)]
+        changes = zip(metrics, sums[shown:], strict=True)
+        metrics = [old + keras.ops.cast(change, old.dtype) for old, change in changes]
         sums = sums[:shown]
     noisy, excess, shares = privatize(
         optimizer.clip_rule,

@@ -15,7 +15,7 @@ from keras_dp.backend import Report
 from keras_dp.errors import NotPrivateError
 from keras_dp.evaluating import Evaluating
 from keras_dp.executor import UpdateFunction
-from keras_dp.fitting import Opening, Updates, with_opening
+from keras_dp.fitting import Opening, Updates, where_it_was_made, with_opening
 from keras_dp.plan import Budget
 from keras_dp.private_metrics import PrivateMetrics
 from keras_dp.run import PrivateRun
@@ -105,6 +105,7 @@ class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
             self.keep_ledger_in(ledger_file)
         self._guard = BudgetGuard(self.ledger, budget)
 
+    @where_it_was_made
     def fit(
         self,
         x: Any = None,
@@ -191,6 +192,7 @@ class PrivateTraining(MetricsShowing, Evaluating, LedgerStoring):
                 validation_freq=validation_freq,
             )
 
+    @where_it_was_made
     def train_on_batch(
         self,
         x: Any,

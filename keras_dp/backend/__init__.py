@@ -53,6 +53,7 @@ __all__ = [
     "microbatch_at",
     "microbatch_memory",
     "observe",
+    "placed_like",
     "placement",
     "regularization_gradient",
     "repeat",

@@ -107,6 +107,17 @@ def already_sharded(sizes: Iterable[int] = (), *, gathered: bool = False) -> Ite
 
 
 @contextlib.contextmanager
+def placed_like(model: Any) -> Iterator[None]:
+    """Train a model where it was made, which is where everything else is.
+
+    Args:
+        model: A Keras model.
+    """
+    del model
+    yield
+
+
+@contextlib.contextmanager
 def undistributed() -> Iterator[None]:
     """Let Keras lay out nothing while one example's loss is computed; it never does here."""
     yield

@@ -209,7 +209,10 @@ class DPOptimizer(keras.optimizers.Optimizer):
 
         Not before the first update: Keras' average is 0 then, and would erase the weights.
         """
-        if not self.inner_optimizer.use_ema or int(self.iterations) == 0:
+        if (
+            not self.inner_optimizer.use_ema
+            or int(keras.ops.convert_to_numpy(self.iterations)) == 0
+        ):
             return
         self.inner_optimizer.finalize_variable_values(var_list)
         for variable in var_list:  # else it shared the average's memory, which the next fit donates

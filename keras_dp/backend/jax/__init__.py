@@ -40,6 +40,7 @@ from keras_dp.backend.jax.processes import (
     written_once,
 )
 from keras_dp.backend.jax.state import trace_example
+from keras_dp.backend.one_device import placed_like
 from keras_dp.backend.trace import ExampleTrace
 from keras_dp.backend.train_function import TrainFunction
 
@@ -74,6 +75,7 @@ __all__ = [
     "microbatch_at",
     "microbatch_memory",
     "observe",
+    "placed_like",
     "placement",
     "regularization_gradient",
     "repeat",

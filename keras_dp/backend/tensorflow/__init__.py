@@ -41,7 +41,7 @@ from keras_dp.backend.tensorflow.memory import (
     microbatch_memory,
 )
 from keras_dp.backend.tensorflow.noise import add_noise
-from keras_dp.backend.tensorflow.placing import placement
+from keras_dp.backend.tensorflow.placing import placed_like, placement
 from keras_dp.backend.tensorflow.regularizing import regularization_gradient
 from keras_dp.backend.trace import ExampleTrace
 from keras_dp.backend.train_function import TrainFunction
@@ -78,6 +78,7 @@ __all__ = [
     "microbatch_at",
     "microbatch_memory",
     "observe",
+    "placed_like",
     "placement",
     "regularization_gradient",
     "repeat",

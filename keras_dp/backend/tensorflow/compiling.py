@@ -72,7 +72,10 @@ def apply_gradients(
     before = [tf.identity(variable.value) for variable in variables]
     try:
         _assign(variables, [*weights, *optimizer_variables])
-        optimizer.apply(grads)
+        with tf.Graph().as_default():  # which no strategy has entered
+            outside = tf.distribute.get_replica_context()
+        with outside:  # the gradients are those of all replicas already
+            optimizer.apply(grads)
         after = [tf.identity(variable.value) for variable in variables]
     finally:
         _assign(variables, before)

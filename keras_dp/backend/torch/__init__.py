@@ -4,7 +4,7 @@ from keras_dp.backend.float16 import FLOAT16_SCALE
 from keras_dp.backend.host_loop import loops_on_device, microbatch_at, repeat
 from keras_dp.backend.host_noise import NOISE_KEY_BYTES
 from keras_dp.backend.one_device import OneDevice as Placement
-from keras_dp.backend.one_device import already_sharded, undistributed
+from keras_dp.backend.one_device import already_sharded, placed_like, undistributed
 from keras_dp.backend.one_process import (
     agree_on,
     from_first,
@@ -77,6 +77,7 @@ __all__ = [
     "microbatch_at",
     "microbatch_memory",
     "observe",
+    "placed_like",
     "placement",
     "regularization_gradient",
     "repeat",

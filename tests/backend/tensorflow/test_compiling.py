@@ -1,4 +1,4 @@
-"""Compiled functions: traced for new shapes only; strategies of TensorFlow are refused."""
+"""Compiled functions: traced for new shapes only."""
 
 import keras
 import numpy as np
@@ -62,14 +62,3 @@ def test_every_run_of_a_compiled_update_draws_noise_anew():
         model.fit(zeros, np.zeros((40, 2), "float32"), verbose=0)
         moves.append(model.get_weights()[0] - before)
     assert not np.isin(moves[1], moves[2]).any()
-
-
-def test_a_strategy_is_refused_inside_and_outside_of_its_scope():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    with strategy.scope():
-        model = tiny()
-        with pytest.raises(ValueError, match=r"one device.*Received: MirroredStrategy"):
-            model.fit(X, Y, verbose=0)
-    with pytest.raises(ValueError, match=r"variables of one, such as 'dense.*/kernel'"):
-        model.fit(X, Y, verbose=0)
-    assert model.ledger.updates == 0
