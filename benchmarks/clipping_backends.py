@@ -107,7 +107,7 @@ def torch_gradient(case, compiled=False):
         return case.loss(y, case.model(x, training=True))
 
     if compiled:
-        mean_loss = torch.compile(mean_loss)
+        mean_loss = torch.compile(mean_loss, dynamic=False)
 
     def gradient(x, y):
         loss = mean_loss(torch.as_tensor(x), torch.as_tensor(y))
