@@ -20,12 +20,19 @@ def tiny():
     return model
 
 
-def test_a_model_with_variables_on_another_device_is_refused(monkeypatch):
-    model = tiny()
+def test_a_model_with_variables_on_another_device_is_refused():
     elsewhere = SimpleNamespace(path="head/kernel", value=torch.zeros(2, device="meta"))
-    monkeypatch.setattr(keras_dp.DPModel, "trainable_variables", [elsewhere])
-    found = backend.placement().misplaced([elsewhere, *model.non_trainable_variables])
-    assert found == ["'head/kernel' (on meta, not cpu)"]
+    with pytest.raises(ValueError, match=r"on one device, cpu here.*'head/kernel' \(on meta\)"):
+        backend.placement().misplaced([*tiny().variables, elsewhere])
+
+
+def test_weights_on_several_devices_are_refused_before_any_update():
+    model = tiny()
+    with keras.device("meta"):
+        model.add_weight(shape=(2,), name="elsewhere")
+    with pytest.raises(ValueError, match=r"elsewhere' \(on meta\).*same `keras.device`"):
+        model.fit(np.ones((8, 4)), np.ones((8, 2)), verbose=0)
+    assert model.ledger.updates == 0
 
 
 def test_a_distribution_is_refused_before_any_update(monkeypatch):
