@@ -1,5 +1,6 @@
 """A model's loss of one example on PyTorch, its clipped sums, and what its state takes up."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from keras_dp.augmentation import SEED_STATE
 from keras_dp.backend.float16 import FLOAT16_SCALE
 from keras_dp.backend.report import Report, Row
 from keras_dp.backend.torch import programs
+from keras_dp.backend.torch.clipping import Auto
 from keras_dp.backend.torch.clipping.assemble import (
     LossFunction,
     clipped_sum,
@@ -19,17 +21,21 @@ from keras_dp.backend.torch.clipping.assemble import (
     with_loss_scale,
 )
 from keras_dp.backend.torch.clipping.covering import uses_of
+from keras_dp.backend.torch.clipping.probe import check_apart
 from keras_dp.backend.torch.clipping.randomness import OwnRandomness
 from keras_dp.backend.torch.clipping.recording import Record, capture, mapped
 from keras_dp.backend.torch.clipping.tied import tied
 from keras_dp.backend.torch.compiling import is_eager
-from keras_dp.backend.torch.modules import buffers_unwritten, reading
+from keras_dp.backend.torch.modules import check_trained, reading, unwritten
 from keras_dp.backend.trace import ExampleTrace
 from keras_dp.clip_rules import Clip, layers_of, numbered
 from keras_dp.types import ClippedSum, Tree
 
 LIVE_PART = 0.5
 """Part of all intermediate values that are kept at one time, forward and backward."""
+
+PROBED = 3
+"""Examples that are run to see whether they are apart."""
 
 
 def clip_examples(
@@ -61,8 +67,8 @@ def clip_examples(
     Privacy:
         Adding or removing one example moves the sums by at most the clip rule's sensitivity.
     """
-    rows, valid = mapped(_tensor, examples), torch.as_tensor(valid)
-    arguments = (params, non_trainable, metrics, rows, valid, torch.as_tensor(clip_norm))
+    rows, valid, bound = mapped(_tensor, (examples, valid, clip_norm))
+    arguments = (params, non_trainable, metrics, rows, valid, bound)
     plain = partial(_clipped, model, programs.present().auto)
     if is_eager(model):
         return plain(*arguments)
@@ -111,7 +117,7 @@ def example_loss(model: Any, non_trainable: list[Any], metrics: list[Any]) -> Lo
         if model.view_maker is None:
             return of_view(params, example, example["x"], 0)
         views = [_row(example["x"], k) for k in range(model.view_maker.count)]
-        found = [of_view(params, example, view, k) for k, view in enumerate(views)]
+        found = [of_view(params, _copied(example), view, k) for k, view in enumerate(views)]
         losses = torch.stack([loss for loss, _ in found])
         changes = zip(*(outputs["metrics"] for _, outputs in found), strict=True)
         means = [torch.stack(each).float().mean(0).to(each[0].dtype) for each in changes]
@@ -161,7 +167,7 @@ def trace_example(model: Any, rows: Tree) -> ExampleTrace:
         rows: `(x, y, sample_weight)` with a few examples, of which only the shapes are used.
     """
     blank = mapped(_blank, dict(zip(("x", "y", "sample_weight"), rows, strict=True)))
-    blank["position"] = torch.zeros(1, dtype=torch.int64)
+    blank["position"] = keras.ops.zeros(1, "int64")
     views = model.view_maker is not None
     one = {**blank, "x": mapped(lambda a: a[:, 0], blank["x"])} if views else blank
     state = [[v.value.detach() for v in each] for each in _state_of(model)]
@@ -177,19 +183,32 @@ def trace_example(model: Any, rows: Tree) -> ExampleTrace:
                     dependent.add(i)
         return loss, None
 
-    with buffers_unwritten(model):
+    with unwritten(model):
+        loss, _ = of_one(state[0], _row(one, 0))
         recorded = _recorded(of_one, state[0], one)
-        if recorded is None:
-            of_one(state[0], _row(one, 0))
+    check_trained(model, loss)
     if recorded is None:
         # What `vmap` cannot run is not known: whatever it writes, but seeds, may be of the data.
         seeds = {i for i, v in enumerate(model.non_trainable_variables) if v.name == SEED_STATE}
         dependent = written - seeds
+    if not dependent:  # what takes up data is refused
+        _check_apart(model, state, blank)
     return ExampleTrace(
         tuple(sorted(dependent)),
         partial(_advance, model, one, frozenset(dependent)),
         partial(_report, model, blank),
     )
+
+
+def _check_apart(model: Any, state: list[list[Any]], blank: Tree) -> None:
+    compute, (params, non_trainable, metrics) = Auto(), state
+
+    def run(rows: Tree, valid: torch.Tensor) -> ClippedSum:
+        bound = torch.ones((), device=valid.device)
+        return _clipped(model, compute, params, non_trainable, metrics, rows, valid, bound)
+
+    with warnings.catch_warnings(action="ignore"):  # training says it again
+        check_apart(run, blank, min(PROBED, model.microbatch_size or PROBED), model)
 
 
 def _recorded(loss_fn: LossFunction, params: Any, batch: Tree) -> Record | None:
@@ -257,6 +276,11 @@ def _state_of(model: Any) -> tuple[list[Any], list[Any], list[Any]]:
 
 def _row(tree: Tree, index: int) -> Tree:
     return mapped(lambda leaf: None if leaf is None else leaf[index], tree)
+
+
+def _copied(tree: Tree) -> Tree:
+    """Return copies, since Keras writes masks into sample weights in place."""
+    return mapped(lambda leaf: None if leaf is None else leaf.clone(), tree)
 
 
 def _tensor(leaf: Any) -> Any:

@@ -93,6 +93,171 @@ def test_modules_learn_what_keras_layers_learn():
     assert model.evaluate(x, y, verbose=0)[1] > 0.9
 
 
+class Codebook(torch.nn.Module):
+    """Moves its parameter towards the examples, as a vector quantiser does."""
+
+    def __init__(self):
+        super().__init__()
+        self.codes = torch.nn.Parameter(torch.ones(36))
+
+    def forward(self, x):
+        if not x.is_meta:
+            self.codes.data.mul_(0.9).add_(0.1 * x.detach().mean(0))
+        return x * self.codes
+
+
+class NewBuffer(torch.nn.Module):
+    """Puts another tensor in the place of its buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.ones(36))
+
+    def forward(self, x):
+        if not x.is_meta:
+            self.average = 0.9 * self.average + 0.1 * x.detach().mean(0)
+        return x
+
+
+class WritingLayer(keras.layers.Layer):
+    """Writes into the tensor of a variable, where Keras' stateless call does not see it."""
+
+    def build(self, shape):
+        self.average = self.add_weight(shape=(shape[-1],), trainable=False, name="average")
+
+    def call(self, x):
+        if not x.is_meta:
+            self.average.value.mul_(0.9).add_(1.0)
+        return x
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.TorchModuleWrapper(Codebook(), name="writer"),
+        keras.layers.TorchModuleWrapper(NewBuffer(), name="writer"),
+        WritingLayer(name="writer"),
+    ],
+    ids=lambda layer: type(getattr(layer, "module", layer)).__name__,
+)
+def test_what_writes_beside_keras_is_refused_and_left_as_it_was(layer):
+    model, (x, y) = model_of(keras.layers.Flatten(), layer, keras.layers.Dense(3)), images()
+
+    def held():
+        module = getattr(layer, "module", None)
+        tensors = [] if module is None else [*module.buffers(), *module.parameters()]
+        return [t.detach().clone() for t in [*tensors, *(v.value for v in model.variables)]]
+
+    def refused():
+        with pytest.raises(NotPrivateError, match=r"nor layers into the tensors.*writer"):
+            model.fit(x, y, batch_size=2, verbose=0)
+
+    refused()  # and built, for which Keras runs it on values of its own
+    before = held()
+    refused()
+    for actual, expected in zip(held(), before, strict=True):
+        assert torch.equal(actual, expected)
+    assert not model.ledger.updates
+
+
+class InAList(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [torch.nn.Linear(36, 36)]
+
+    def call(self, x):
+        return self.parts[0](x)
+
+
+class Parameter(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.matrix = torch.nn.Parameter(torch.ones(36, 36))
+
+    def call(self, x):
+        return x @ self.matrix
+
+
+class Tensor(Parameter):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.matrix.requires_grad_(False)
+        self.other = {"matrix": torch.ones(36, 36, requires_grad=True)}
+
+    def call(self, x):
+        return x @ self.matrix @ self.other["matrix"]
+
+
+@pytest.mark.parametrize("kind", [InAList, Parameter, Tensor])
+def test_tensors_that_would_never_be_trained_are_refused(kind):
+    model = model_of(keras.layers.Flatten(), kind(name="held"), keras.layers.Dense(3))
+    with pytest.raises(ValueError, match=r"must be in Keras variables.*\['held'\].*add_weight"):
+        model.fit(*images(), batch_size=2, verbose=0)
+    assert not model.ledger.updates
+
+
+def test_fixed_tensors_of_layers_and_losses_are_no_hindrance():
+    fixed = Tensor()
+    fixed.other["matrix"].requires_grad_(False)
+    model = model_of(keras.layers.Flatten(), fixed, keras.layers.Dense(3))
+    perceptual = torch.nn.Linear(3, 3)
+    model.compile(
+        keras_dp.optimizers.DPSGD(0.5, clip_norm=0.1, noise_multiplier=1.0, seed=1),
+        lambda y, y_pred: keras.ops.mean(perceptual(y_pred) ** 2, axis=-1),
+    )
+    before = perceptual.weight.detach().clone()
+    model.fit(*images(), batch_size=2, verbose=0)
+    assert model.ledger.updates == 3
+    assert torch.equal(perceptual.weight, before)
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells = torch.nn.LSTM(6, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.cells(x[:, 0])[0][:, -1]
+
+
+class Attending(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x[:, 0], x[:, 0], x[:, 0])[0].mean(1)
+
+
+class TiedTwice(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(36, 36), torch.nn.Linear(36, 36)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x.flatten(1))))
+
+
+def normed():
+    linear = torch.nn.Linear(6, 4)
+    return torch.nn.Sequential(torch.nn.utils.parametrizations.weight_norm(linear))
+
+
+@pytest.mark.parametrize("kind", [Recurrent, Attending, TiedTwice, normed])
+@pytest.mark.filterwarnings("ignore:This loss runs for one example")
+def test_modules_that_keep_their_parameters_elsewhere_are_clipped_like_a_loop(kind):
+    torch.manual_seed(0)
+    layer = keras.layers.TorchModuleWrapper(kind())
+    model, (x, y) = model_of(layer, keras.layers.Flatten(), keras.layers.Dense(3)), images()
+    model(x)
+    rows = {"x": x, "y": y.astype("int64"), "sample_weight": None, "position": np.arange(SIZE)}
+    params = [v.value for v in model.trainable_variables]
+    metrics = [v.value for v in model.metrics_variables]
+    found = backend.clip_examples(model, params, [], metrics, rows, torch.ones(SIZE) > 0, 0.1)
+    np.testing.assert_allclose(found.norms.numpy(), loop(model, x, y), rtol=1e-5)
+
+
 def test_a_module_that_keeps_statistics_is_refused_and_left_as_it_was():
     norm = keras.layers.TorchModuleWrapper(torch.nn.BatchNorm2d(1), name="statistics")
     model, (x, y) = model_of(norm, keras.layers.Flatten(), keras.layers.Dense(3)), images()

@@ -1,10 +1,12 @@
 """Losses that are hard to follow: the clipped sum equals the loop over examples, or is refused."""
 
+import keras
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - as it is called everywhere
 
+import keras_dp
 from keras_dp import clipping
 from keras_dp.backend.torch.clipping import assemble
 from keras_dp.backend.torch.clipping.recording import UnrecordedError
@@ -64,6 +66,11 @@ def joined_with_a_weight(p, x):
     return torch.sin(torch.cat([p[1][None], x]) @ p[0]).sum()
 
 
+def written_into_its_example(p, x):
+    x.mul_(2.0)
+    return torch.tanh(x @ p[0] + p[1]).sum()
+
+
 def put_into_a_buffer(p, x):
     buffer = torch.zeros(3, 4)
     buffer[0] = p[1]
@@ -104,6 +111,7 @@ def nested(p, x):
 
 LOSSES = (
     written_into,
+    written_into_its_example,
     two_sides,
     equation_backwards,
     scaled_weight,
@@ -148,6 +156,27 @@ def test_clipped_sum_equals_the_loop_over_examples(loss, method):
     np.testing.assert_allclose(result.norms, norms, rtol=1e-5)
     for actual, right in zip(result.grads, expected, strict=True):
         np.testing.assert_allclose(actual, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["auto", "vmap"])
+@pytest.mark.parametrize("kind", [torch.Tensor.numpy, torch.clone], ids=["numpy", "torch"])
+def test_a_loss_that_writes_into_its_example_leaves_the_batch_as_it_was(kind, method):
+    batch = kind(rows())
+    compute = clipping.clipped_sum(written_into_its_example, clip_norm=1.0, method=method)
+    first = compute(weights(), batch)
+    np.testing.assert_array_equal(batch, rows())
+    for actual, expected in zip(compute(weights(), batch).grads, first.grads, strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_a_loss_in_float16_that_is_tried_again_sees_its_example_as_it_was():
+    def loss(p, x):
+        x.mul_(2.0)
+        return (1e4 * (x.half() @ p[0].half()).float()).sum()
+
+    single = [2e4 * x.sum(0).norm().item() * 2.0 for x in rows()]  # of a (4, 4) matrix of columns
+    result = clipping.clipped_sum(loss, clip_norm=1.0, loss_scale=1024.0)(weights(), rows())
+    np.testing.assert_allclose(result.norms, single, rtol=1e-2)
 
 
 def run(loss):
@@ -206,6 +235,24 @@ def test_a_loss_that_cannot_be_recorded_is_not_tried_again(monkeypatch):
         compute(weights(), rows())
     compute(weights(), rows())
     assert len(tried) == 1
+
+
+class Branching(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x if x.is_meta or x.sum() > 0 else x
+
+
+def test_fit_names_the_layer_that_makes_it_slow_once(recwarn):
+    layers = [keras.Input((4,)), Branching(name="branching"), keras.layers.Dense(2)]
+    model = keras_dp.DPSequential(layers)
+    optimizer = keras_dp.optimizers.DPSGD(0.5, clip_norm=1.0, noise_multiplier=1.0, seed=1)
+    model.compile(optimizer, "mse", microbatch_size=4)
+    for _ in range(2):
+        model.fit(np.ones((32, 4)), np.ones((32, 2)), batch_size=16, verbose=0)
+    said = [str(w.message) for w in recwarn if "one example after the other" in str(w.message)]
+    assert len(said) == 1
+    assert "In 'branching': " in said[0] and "control flow" in said[0]
+    assert "keras_dp.clipping.explain" in said[0]
 
 
 @pytest.mark.parametrize(

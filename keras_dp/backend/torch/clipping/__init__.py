@@ -1,9 +1,11 @@
 """Clipped sums on PyTorch: by a record of where weights meet data, or example by example."""
 
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import torch
 
 from keras_dp.backend.torch.clipping import assemble, reference
@@ -34,15 +36,27 @@ class Auto:
             # `UnrecordedError`, or what `vmap` cannot run, data-dependent control flow for one.
             if _lacks_memory(error):
                 raise
-            why = f"{type(error).__name__}: {error}"
+            why = f"{_layer_of(error)}{type(error).__name__}: {error}"
         result = reference.clipped_sum(*arguments)  # an error that the loss itself has comes again
         self._covered = False
         warnings.warn(
             "This loss runs for one example after the other, which takes many times longer: "
-            f"PyTorch cannot run it for all at once, or parts of it cannot be followed. {why}",
+            "PyTorch cannot run it for all at once, or parts of it cannot be followed. For a "
+            f"model, `keras_dp.clipping.explain` shows it too. {why}",
             stacklevel=2,
         )
         return result
+
+
+def _layer_of(error: Exception) -> str:
+    """Name the innermost layer whose call raised an error."""
+    names = [
+        frame.f_locals["self"].name
+        for raised in (error.__context__, error)
+        for frame, _ in traceback.walk_tb(raised.__traceback__ if raised else None)
+        if isinstance(frame.f_locals.get("self"), keras.layers.Layer)
+    ]
+    return f"In {names[-1]!r}: " if names else ""
 
 
 def _lacks_memory(error: Exception) -> bool:
@@ -100,7 +114,7 @@ def clipped_sum(
         clip = Clip(rule, clip_norm, numbered(layers, len(weights)))
         if size == 0:
             sums = [torch.zeros(weight.shape, device=weight.device) for weight in weights]
-            return ClippedSum(_like(params, sums), torch.zeros(0), torch.zeros(0), None)
+            return ClippedSum(_like(params, sums), mask.float(), mask.float(), None)
         result = compute(of_one, weights, batch, mask, clip)
         return result._replace(grads=_like(params, result.grads))
 

@@ -89,7 +89,7 @@ def clipped_sum(
 
 def run(record: Record, loss_fn: LossFunction, weights: Any, batch: Tree) -> tuple[Any, Tree]:
     """Return every example's loss and auxiliary outputs, and fill the record."""
-    parts = tensors_of(batch)
+    parts = [part.clone() for part in tensors_of(batch)]  # a loss may write into its example
     shape: list[Any] = []
 
     def of_one(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -45,4 +45,6 @@ def _of_one(loss_fn: LossFunction, weights: Any, example: Tree) -> tuple[Any, li
 
 
 def _row(batch: Tree, index: int) -> Any:
-    return mapped(lambda leaf: leaf[index] if isinstance(leaf, torch.Tensor) else leaf, batch)
+    return mapped(
+        lambda leaf: leaf[index].clone() if isinstance(leaf, torch.Tensor) else leaf, batch
+    )
