@@ -58,6 +58,29 @@ class MixedGradient(L.Layer):
         return MixingGradients.apply(x)
 
 
+@torch.library.custom_op("keras_dp_tests::centred", mutates_args=())
+def centred(x: torch.Tensor) -> torch.Tensor:
+    """One example as it is; of many, `of_many` takes their mean away."""
+    return x.clone()
+
+
+@centred.register_vmap
+def of_many(info, in_dims, x):
+    x = x.movedim(in_dims[0], 0)
+    return x - x.mean(0), 0
+
+
+centred.register_fake(torch.empty_like)
+centred.register_autograd(lambda ctx, gradient: gradient)
+
+
+class Centred(L.Layer):
+    """Calls an operator with a `vmap` of its own."""
+
+    def call(self, x):
+        return centred(x)
+
+
 class Average(L.Layer):
     """Takes away an average that it keeps of all that it has seen."""
 
@@ -103,7 +126,7 @@ def model_of(layer, **settings):
     return model
 
 
-@pytest.mark.parametrize("kind", [Mixed, MixedGradient, Average, AverageInPlace, Before])
+@pytest.mark.parametrize("kind", [Mixed, MixedGradient, Centred, Average, AverageInPlace, Before])
 def test_a_layer_in_which_examples_meet_is_refused_before_any_update(kind):
     model = model_of(kind())
     before = model.get_weights()
