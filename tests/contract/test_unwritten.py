@@ -52,3 +52,22 @@ def test_weighted_metrics_of_training_have_the_weights_of_the_user():
     hits = keras.ops.convert_to_numpy(model(x)).argmax(-1) == y
     shown = model.fit(x, y, sample_weight=weights, verbose=0).history["accuracy"][0]
     np.testing.assert_allclose(shown, np.sum(weights * hits) / np.sum(weights), rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_equal_views_of_an_example_have_equal_weights(count):
+    """Keras scales the weights of positions that are not masked, once for every call."""
+    _, y, weights = data()
+    x = np.random.default_rng(1).normal(size=(SIZE, LENGTH, 2))
+    x[::2, 3:] = 0
+    inputs = keras.Input((LENGTH, 2))
+    model = keras_dp.DPModel(inputs, L.Dense(WORDS)(L.Masking()(inputs)))
+    model.set_weights([np.full(w.shape, 0.1) for w in model.get_weights()])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    settings = {"augmentation": L.Identity(), "augmentations": count} if count > 1 else {}
+    optimizer = DPSGD(0.0, clip_norm=1.0, noise_multiplier=1.0, seed=1)
+    model.compile(optimizer, loss, sampling="full_batch", **settings)
+    shown = model.fit(x, y, sample_weight=weights, verbose=0).history["loss"][0]
+    masked = np.any(x != 0, -1) * weights
+    share = LENGTH / np.any(x != 0, -1).sum(1)  # a mean over the positions that are there
+    np.testing.assert_allclose(shown, np.log(WORDS) * np.mean(masked.mean(1) * share), rtol=1e-5)

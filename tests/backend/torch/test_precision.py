@@ -16,9 +16,12 @@ SIZE = 5
 
 @pytest.fixture
 def in_float64():
+    policy = keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     yield
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy(policy)
 
 
 def build(cls, policy=None):
