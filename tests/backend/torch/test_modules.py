@@ -53,23 +53,24 @@ def loop(model, x, y):
     return norms
 
 
+def clipped(model, x, y, params):
+    """The clipped sum of all examples for these values of the weights."""
+    rows = {"x": x, "y": y.astype("int64"), "sample_weight": None, "position": np.arange(SIZE)}
+    metrics = [v.value for v in model.metrics_variables]
+    return backend.clip_examples(model, params, [], metrics, rows, torch.ones(SIZE) > 0, 0.1)
+
+
 def test_norms_of_examples_are_those_of_a_loop():
     model, (x, y) = wrapped(), images()
     assert len(model.trainable_variables) == 6
-    rows = {"x": x, "y": y.astype("int64"), "sample_weight": None, "position": np.arange(SIZE)}
-    params = [v.value for v in model.trainable_variables]
-    metrics = [v.value for v in model.metrics_variables]
-    found = backend.clip_examples(model, params, [], metrics, rows, torch.ones(SIZE) > 0, 0.1)
+    found = clipped(model, x, y, [v.value for v in model.trainable_variables])
     np.testing.assert_allclose(found.norms.numpy(), loop(model, x, y), rtol=1e-5)
 
 
 def test_values_that_a_stateless_call_gives_reach_the_modules():
     model, (x, y) = wrapped(), images()
     before = [v.value for v in model.trainable_variables]
-    rows = {"x": x, "y": y.astype("int64"), "sample_weight": None, "position": np.arange(SIZE)}
-    metrics = [v.value for v in model.metrics_variables]
-    zeros = [torch.zeros_like(value) for value in before]
-    found = backend.clip_examples(model, zeros, [], metrics, rows, torch.ones(SIZE) > 0, 0.1)
+    found = clipped(model, x, y, [torch.zeros_like(value) for value in before])
     np.testing.assert_allclose(found.losses, np.full(SIZE, np.log(3)), rtol=1e-6)
     after = [v.value for v in model.trainable_variables]
     assert all(a is b for a, b in zip(before, after, strict=True))
@@ -251,10 +252,7 @@ def test_modules_that_keep_their_parameters_elsewhere_are_clipped_like_a_loop(ki
     layer = keras.layers.TorchModuleWrapper(kind())
     model, (x, y) = model_of(layer, keras.layers.Flatten(), keras.layers.Dense(3)), images()
     model(x)
-    rows = {"x": x, "y": y.astype("int64"), "sample_weight": None, "position": np.arange(SIZE)}
-    params = [v.value for v in model.trainable_variables]
-    metrics = [v.value for v in model.metrics_variables]
-    found = backend.clip_examples(model, params, [], metrics, rows, torch.ones(SIZE) > 0, 0.1)
+    found = clipped(model, x, y, [v.value for v in model.trainable_variables])
     np.testing.assert_allclose(found.norms.numpy(), loop(model, x, y), rtol=1e-5)
 
 

@@ -36,7 +36,6 @@ class Form:
     """The derivative of a kernel in use; C channels of n entries.
 
     Attributes:
-        axis: The axis of the kernel in use along which its channels run.
         kernel: The number of the weight that is standardised.
         basis: `1` and `d`, shape `(C, n, 2)`.
         sizes: Their squared norms, shape `(C, 2)`.
@@ -45,7 +44,6 @@ class Form:
         others: For other weights, by number, their derivatives at `1` and `d`, shape `(C, 2)`.
     """
 
-    axis: int
     kernel: int
     basis: torch.Tensor
     sizes: torch.Tensor
@@ -120,7 +118,7 @@ def _written(use: Any, form: Form) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the same, from gradients that are written out."""
     wholes, products = [], []
     for _, gradients in use.parts():
-        rows = gradients.movedim(1 + form.axis, 1).flatten(2)
+        rows = gradients.movedim(1 + use.channel_axis, 1).flatten(2)
         wholes.append(torch.linalg.vector_norm(rows, dim=2).square() @ form.scale.square())
         products.append(torch.bmm(rows.transpose(0, 1), form.basis).transpose(0, 1))
     return torch.cat(wholes), torch.cat(products)
@@ -187,7 +185,7 @@ def _form(value: torch.Tensor, axis: int, weights: list[torch.Tensor]) -> Form |
     if fit is None or any(images is None for images in others.values()):
         return None
     there = {i: images for i, images in others.items() if images is not None}
-    return Form(axis, kernels[0], probe.basis, probe.sizes, *fit, there)
+    return Form(kernels[0], probe.basis, probe.sizes, *fit, there)
 
 
 def _fit(
